@@ -1,0 +1,156 @@
+"""Samples per second of this job against open_clip's own training script.
+
+    python benchmarks/against_open_clip.py [--rounds 3]
+
+Same shards (real photographs, 512 x 384 JPEG), model, batch, cores and precision.  Two models: a small one, where
+decoding is the limit (`ratio_data_bound`, at least 1.2 is the target), and a large one, where it is the network
+(`ratio_compute_bound`, at least 1.0).  The peer runs at its best setting of a printed sweep over loader workers
+and torch threads; then the two alternate, and medians and spreads are printed.  Both are measured alike: rows
+between the end of the warm-up steps and the last step, over the time between these two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from job import PHOTOGRAPHS, ROOT, finish, run_job
+from photographs import write_shards
+
+SMALL = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 32},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
+}
+PEER = (
+    "import sys, torch, open_clip; torch.set_num_threads(int(sys.argv[1])); "
+    "open_clip.add_model_config(sys.argv[2]); "
+    "from open_clip_train.main import main; main(sys.argv[3:])"
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What both sides do: a model, a batch, and how many steps are warm-up and measured."""
+
+    model: str  # a name that open_clip knows once `config` is registered
+    config: Path
+    batch: int
+    warm_steps: int
+    steps: int
+
+
+def peer_rate(work: Work, rows: int, workers: int, threads: int) -> float:
+    """Samples per second of open_clip_train, from the batch times of its own log."""
+    logs = ROOT / ".cache" / "benchmarks" / "peer"
+    shutil.rmtree(logs, ignore_errors=True)
+    shards = sorted(PHOTOGRAPHS.glob("*.tar"))
+    pattern = f"{PHOTOGRAPHS}/{{{shards[0].stem}..{shards[-1].stem}}}.tar"
+    options = [
+        *("--train-data", pattern, "--dataset-type", "webdataset", "--train-num-samples", str(rows)),
+        *("--dataset-resampled", "--batch-size", str(work.batch), "--workers", str(workers)),
+        *("--model", work.model, "--precision", "fp32", "--device", "cpu", "--epochs", "1"),
+        *("--lr", "1e-4", "--warmup", "1", "--log-every-n-steps", "1", "--logs", str(logs), "--name", "peer"),
+    ]
+    command = [sys.executable, "-c", PEER, str(threads), str(work.config), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stderr[-3000:]}")
+    lines = [line for line in done.stderr.splitlines() if "Train Epoch" in line and "Data (t)" in line]
+    batch_times = [
+        work.batch / float(found[1]) for line in lines if (found := re.search(r"([\d.e+]+)/s,", line))
+    ]
+    if len(batch_times) < work.warm_steps + work.steps:
+        sys.exit(f"open_clip_train logged only {len(batch_times)} steps: {done.stderr[-2000:]}")
+    measured = batch_times[work.warm_steps : work.warm_steps + work.steps]
+    return work.batch * len(measured) / sum(measured)
+
+
+def our_rate(work: Work) -> float:
+    """Samples per second of jobs/clip_pretrain.py, from its own metrics."""
+    options = [
+        *("--shards", str(PHOTOGRAPHS), "--model", work.model if work.model != work.config.stem else str(work.config)),
+        *("--global-batch-size", str(work.batch), "--steps", str(work.warm_steps + work.steps)),
+        *("--lr", "1e-4", "--warmup", "1", "--log.every", "1", "--checkpoint.every", "1000000"),
+    ]
+    rows = run_job("against-open-clip", options).rows
+    measured = [row["step_s"] for row in rows[work.warm_steps :]]
+    return work.batch * len(measured) / sum(measured)
+
+
+def sweep(work: Work, choices: list[tuple[int, int]]) -> tuple[int, int]:
+    """The peer's fastest (workers, threads), every choice printed."""
+    rates = {}
+    for workers, threads in choices:
+        rates[workers, threads] = peer_rate(work, rows_of(work), workers, threads)
+        print(
+            f"  open_clip_train, {workers} workers, {threads} threads: {rates[workers, threads]:.1f}/s",
+            flush=True,
+        )
+    return max(rates, key=lambda choice: rates[choice])
+
+
+def rows_of(work: Work) -> int:
+    """Rows that the peer is told to take."""
+    return work.batch * (work.warm_steps + work.steps)
+
+
+def compare(work: Work, rounds: int, choices: list[tuple[int, int]]) -> dict[str, object]:
+    """Sweep the peer, then alternate; medians of both and the median of the ratios."""
+    workers, threads = sweep(work, choices)
+    ours, theirs = [], []
+    for _ in range(rounds):
+        theirs.append(peer_rate(work, rows_of(work), workers, threads))
+        ours.append(our_rate(work))
+        print(f"{work.model}: {ours[-1]:.1f}/s against {theirs[-1]:.1f}/s", flush=True)
+    ratios = sorted(one / other for one, other in zip(ours, theirs, strict=True))
+    return {
+        "ratio": round(ratios[len(ratios) // 2], 3),
+        "ours_per_s": [round(one, 1) for one in ours],
+        "open_clip_per_s": [round(one, 1) for one in theirs],
+        "open_clip_setting": {"workers": workers, "threads": threads},
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--small-steps", type=int, default=40)
+    parser.add_argument("--large-steps", type=int, default=4)
+    parser.add_argument("--large-model", default="ViT-B-32")
+    parser.add_argument("--large-batch", type=int, default=8)
+    given = parser.parse_args(arguments)
+    write_shards(PHOTOGRAPHS, 4000, (512, 384))
+    config = ROOT / ".cache" / "benchmarks" / "small-clip.json"
+    config.write_text(json.dumps(SMALL))
+    small = Work("small-clip", config, 128, 5, given.small_steps)
+    large = Work(given.large_model, config, given.large_batch, 2, given.large_steps)
+    cores = os.cpu_count() or 1
+    rows = {
+        "data_bound": compare(
+            small, given.rounds, [(max(1, cores // 2), 1), (cores, 1), (cores, cores), (2 * cores, 1)]
+        ),
+        "compute_bound": compare(large, given.rounds, [(1, cores), (cores, cores)]),
+    }
+    finish(
+        {
+            "benchmark": "against_open_clip",
+            "ratio_data_bound": rows["data_bound"]["ratio"],
+            "ratio_compute_bound": rows["compute_bound"]["ratio"],
+            **rows,
+        }
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

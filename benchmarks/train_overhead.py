@@ -1,0 +1,99 @@
+"""The job's step time against a bare PyTorch loop on tensors in memory: same model, batch, threads.
+
+    python benchmarks/train_overhead.py [--models ViT-B-32,examples/emoji/model.json] [--steps 8]
+
+`ratio_bare` is the job's median step over the bare loop's, for the first model; at most 1.05 is the target.
+The bare loop has no data to read: whatever the job spends on reading, decoding, engines, logging counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from job import PHOTOGRAPHS, ROOT, finish, run_job
+from photographs import write_shards
+
+
+def bare(model: str, batch: int, steps: int) -> float:
+    """Median seconds per step of plain PyTorch: forward, softmax contrast, backward, AdamW."""
+    import torch
+
+    sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "models")]
+    from lumiray.registry import system as make_system
+
+    torch.manual_seed(0)
+    system = make_system("clip", model=model)
+    network = system.build(system.stages()[0])["clip"].train()
+    size = network.visual.image_size
+    size = size if isinstance(size, int) else size[0]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
+    images = torch.randn(batch, 3, size, size)
+    texts = torch.randint(1, 49000, (batch, network.context_length))
+    labels = torch.arange(batch)
+    times = []
+    for _ in range(steps):
+        begin = time.perf_counter()
+        image, text, scale = network(images, texts)
+        logits = scale * image @ text.T
+        cross_entropy = torch.nn.functional.cross_entropy
+        loss = (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        times.append(time.perf_counter() - begin)
+    times = sorted(times[2:])
+    return times[len(times) // 2]
+
+
+def compare(model: str, batch: int, steps: int, shards: str, rounds: int) -> dict[str, float]:
+    """Alternate the two, each in processes of its own; medians over the rounds."""
+    ours, theirs = [], []
+    for number in range(rounds):
+        options = [
+            *("--shards", shards, "--model", model, "--steps", str(steps), "--seed", str(number)),
+            *("--global-batch-size", str(batch), "--log.every", "1", "--checkpoint.every", "1000000"),
+            *("--lr", "1e-4", "--warmup", "0"),
+        ]
+        ours.append(run_job("overhead", options).step_s(skip=2))
+        command = [sys.executable, __file__, "--bare", model, "--batch", str(batch), "--steps", str(steps)]
+        theirs.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        print(f"{model}: job {ours[-1]:.3f} s, bare {theirs[-1]:.3f} s per step of {batch}", flush=True)
+    ratios = sorted(one / other for one, other in zip(ours, theirs, strict=True))
+    return {
+        "job_step_s": round(sorted(ours)[len(ours) // 2], 4),
+        "bare_step_s": round(sorted(theirs)[len(theirs) // 2], 4),
+        "ratio": round(ratios[len(ratios) // 2], 4),
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="ViT-B-32,examples/emoji/model.json")
+    parser.add_argument("--batches", default="8,256", help="one per model")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.bare:
+        print(bare(given.bare, given.batch, given.steps))
+        return
+    write_shards(PHOTOGRAPHS, 4000, (512, 384))
+    rows = {}
+    for model, batch in zip(given.models.split(","), given.batches.split(","), strict=True):
+        path = str(ROOT / model) if model.endswith(".json") else model
+        rows[model] = compare(path, int(batch), given.steps, str(PHOTOGRAPHS), given.rounds)
+        print(json.dumps({model: rows[model]}), flush=True)
+    first = given.models.split(",")[0]
+    finish({"benchmark": "train_overhead", "ratio_bare": rows[first]["ratio"], "models": rows})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,93 @@
+"""One row of a shard to CLIP's arrays; runs in many decoding processes."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lumiray.data.decode import decode
+from lumiray.data.picture import color_jitter, grey, random_resized_crop, resize_for_evaluation
+from lumiray.system import BadRow, Row
+from lumizoo.clip.captions import Tokenizer, caption_sources, choose_caption
+from lumizoo.clip.config import ClipConfig
+from lumizoo.clip.form import Form, form_of
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+
+
+class Prepare:
+    """Picture and caption of a row, augmented in training as open_clip does, or as published in evaluation."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        self.config = config
+        self.sources = caption_sources(config.caption)
+
+    @cached_property
+    def form(self) -> Form:
+        """Sizes and conventions of the model."""
+        return form_of(self.config)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Made at the first row of a process, kept for the others."""
+        form = self.form
+        return Tokenizer(form.context_length, form.hf_tokenizer, dict(form.tokenizer_options))
+
+    def __call__(self, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
+        """`image` uint8 (3, S, S), `text` int32 (context,), `identity` and `caption_id` int64 for masking.
+
+        Raises:
+            BadRow: no picture or caption, or one that cannot be used.
+        """
+        caption = choose_caption(row, self.sources, draw)
+        picture = self.picture(row)
+        size = self.form.size
+        if draw is None:
+            square = resize_for_evaluation(picture, size, self.form.resize)
+        else:
+            square = self.augmented(picture, size, draw)
+        values: dict[str, Any] = {
+            "image": np.ascontiguousarray(square.transpose(2, 0, 1)),
+            "text": self.tokenizer(caption),
+            "identity": np.int64(row.identity),
+            "caption_id": np.int64(_hash(caption)),
+        }
+        if "cls" in row.parts:
+            values["label"] = np.int64(_label(row.parts["cls"]))
+        return values
+
+    def picture(self, row: Row) -> np.ndarray:
+        """The row's picture, uint8 (H, W, 3)."""
+        for extension in PICTURES:
+            if extension in row.parts:
+                try:
+                    return decode(row.parts[extension])
+                except ValueError as error:
+                    raise BadRow(f"the picture in .{extension} cannot be decoded: {error}") from None
+        raise BadRow(f"the row has no picture (it has {', '.join(sorted(row.parts)) or 'nothing'})")
+
+    def augmented(self, picture: np.ndarray, size: int, draw: np.random.Generator) -> np.ndarray:
+        """Random resized crop; colour changes and grey where they are asked for."""
+        config = self.config
+        square = random_resized_crop(picture, size, config.crop_scale, config.crop_ratio, draw)
+        if any(config.color_jitter) and draw.random() < config.color_jitter_prob:
+            square = color_jitter(square, *config.color_jitter, draw)
+        if config.grey_prob and draw.random() < config.grey_prob:
+            square = grey(square)
+        return square
+
+
+def _hash(caption: str) -> int:
+    """A number for a caption, equal for captions that differ only in case and white space."""
+    text = " ".join(caption.lower().split()).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def _label(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise BadRow(f"the class in .cls is {text[:20]!r}, not a number") from None

@@ -1,0 +1,111 @@
+"""Weights from a file or an open_clip tag into a model, and back into open_clip's layout; tensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lumiray.errors import UserError, near
+
+SCALARS = ("logit_scale", "logit_bias")  # shape [] in open_clip's files, [1] in our engines
+
+
+def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors under open_clip's names and shapes: no `clip.` prefix, scalars of shape []."""
+    plain = {name.removeprefix("clip."): value for name, value in state.items()}
+    return {name: value.reshape(()) if name in SCALARS else value for name, value in plain.items()}
+
+
+def read_state(path: str) -> dict[str, Tensor]:
+    """Tensors of a weights file: safetensors, or a torch file that holds nothing but tensors and plain data.
+
+    Raises:
+        UserError: the file is missing, truncated, or holds more than tensors.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"--weights {path}: no such file.")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"--weights {path}: not a file of tensors ({str(error).splitlines()[0][:200]}). TorchScript archives "
+            "and pickles with code are refused; save the state dict as safetensors instead."
+        ) from None
+    state = found.get("state_dict", found) if isinstance(found, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"--weights {path}: holds no state dict of tensors.")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def load_weights(model: nn.Module, name: str, weights: str) -> None:
+    """Fill an open_clip model from a file or a pretrained tag, strictly.
+
+    Position tables of other sizes are interpolated, a missing logit bias becomes 0, scalars are reshaped.
+
+    Raises:
+        UserError: no such tag or file, or tensors that do not fit (each is named).
+    """
+    path = weights if is_file(weights) else _fetched(name, weights)
+    state = read_state(path)
+    _fit(model, state, weights)
+
+
+def is_file(weights: str) -> bool:
+    """Whether `--weights` names a file rather than a tag."""
+    return Path(weights).suffix in (".safetensors", ".pt", ".pth", ".bin") or "/" in weights
+
+
+def _fetched(name: str, tag: str) -> str:
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        raise UserError(
+            f"--weights {tag!r}: open_clip has no such tag for {name}; it has {', '.join(tags) or 'none'}."
+            f"{near(tag, tags)} For a file give its path."
+        )
+    try:
+        return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
+    except Exception as error:
+        source = open_clip.get_pretrained_cfg(name, tag)
+        where = source.get("hf_hub") or source.get("url")
+        raise UserError(
+            f"--weights {tag}: cannot be had from {where} ({type(error).__name__}). Fetch the file on a machine "
+            "with access and give its path."
+        ) from None
+
+
+def _fit(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+
+    own = model.state_dict()
+    if "positional_embedding" in state and "positional_embedding" not in own:
+        state = convert_to_custom_text_state_dict(state)
+    for name in SCALARS:
+        if name in state and name in own:
+            state[name] = state[name].reshape(own[name].shape)
+    if "logit_bias" in own and "logit_bias" not in state:
+        state["logit_bias"] = torch.zeros_like(own["logit_bias"])
+    state = {name: value for name, value in state.items() if not name.endswith("position_ids") or name in own}
+    resize_pos_embed(state, model)
+    resize_text_pos_embed(state, model)
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if state[name].shape != own[name].shape
+    ]
+    if missing or unexpected or shapes:
+        parts = [("missing", missing), ("unexpected", unexpected), ("other shapes", sorted(shapes))]
+        told = "; ".join(f"{len(v)} {k}: {', '.join(v[:5])}{' ...' if len(v) > 5 else ''}" for k, v in parts if v)
+        raise UserError(f"--weights {source} does not fit the model: {told}.")
+    model.load_state_dict(state)

@@ -1,0 +1,135 @@
+"""A rank's stream as tensors on its device, one step ahead of the training loop.
+
+A thread takes blocks from the stream, joins them to the rank's rows of a step, and copies them to the
+device, so that the loop finds its next step ready.  The time it has to wait all the same is counted: that
+share is what tells a run that it is bound by data.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from lumiray.data.stream import EVALUATE, TRAIN, Item
+from lumiray.system import Batch
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Rows that belong together: a rank's share of a step, or one evaluation batch."""
+
+    kind: str
+    step: int
+    tensors: Batch
+    bad: list[dict[str, Any]] = field(default_factory=list)
+
+
+_END = object()
+
+
+class Feed:
+    """Deliveries of a stream, in order; `wait_s` is the time that the loop has waited for them so far."""
+
+    def __init__(self, stream: Iterator[Item], share: int, device: torch.device, ahead: int = 2) -> None:
+        """Start the thread.
+
+        Args:
+            stream: items in planned order.
+            share: rows of a step on this rank; blocks are joined until they are reached.
+            ahead: deliveries that may wait on the device.
+        """
+        self._stream = stream
+        self._share = share
+        self._device = device
+        self._ready: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+        self._closed = threading.Event()
+        self._next: Delivery | None = None
+        self.wait_s = 0.0
+        self._thread = threading.Thread(target=self._fill, name="feed", daemon=True)
+        self._thread.start()
+
+    def training(self, step: int) -> Delivery:
+        """This rank's rows of a step."""
+        delivery = self._take()
+        if delivery is None or (delivery.kind, delivery.step) != (TRAIN, step):
+            found = "its end" if delivery is None else f"{delivery.kind} of step {delivery.step}"
+            raise RuntimeError(f"the stream gave {found} where step {step} was due")
+        return delivery
+
+    def evaluation(self, step: int) -> Iterator[Delivery]:
+        """All evaluation batches that are due after `step` finished steps."""
+        while (delivery := self._take()) is not None:
+            if (delivery.kind, delivery.step) != (EVALUATE, step):
+                self._next = delivery
+                return
+            yield delivery
+
+    def close(self) -> None:
+        """End the thread and the pipeline behind it."""
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get_nowait()
+            except queue.Empty:
+                self._thread.join(timeout=0.05)
+
+    def _take(self) -> Delivery | None:
+        if self._next is not None:
+            delivery, self._next = self._next, None
+            return delivery
+        begin = time.perf_counter()
+        found = self._ready.get()
+        self.wait_s += time.perf_counter() - begin
+        if isinstance(found, BaseException):
+            raise found
+        return None if found is _END else found
+
+    def _fill(self) -> None:
+        try:
+            for delivery in self._deliveries():
+                if not self._put(delivery):
+                    return
+            self._put(_END)
+        except BaseException as error:  # whatever it is, the loop must hear of it
+            self._put(error)
+
+    def _put(self, value: Any) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._ready.put(value, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _deliveries(self) -> Iterator[Delivery]:
+        parts: list[Item] = []
+        for item in self._stream:
+            if self._closed.is_set():
+                return
+            parts.append(item)
+            rows = sum(part.entry.stop - part.entry.start for part in parts)
+            if item.entry.kind == EVALUATE or rows == self._share:
+                yield self._joined(parts)
+                parts = []
+
+    def _joined(self, parts: list[Item]) -> Delivery:
+        entry = parts[0].entry
+        tensors = {}
+        for name in parts[0].arrays:
+            arrays = [part.arrays[name] for part in parts]
+            # a copy in any case: blocks are read-only views into the object store
+            host = torch.from_numpy(np.concatenate(arrays))
+            if self._device.type == "cuda":
+                host = host.pin_memory()
+            tensors[name] = host.to(self._device, non_blocking=True)
+        if self._device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+        return Delivery(entry.kind, entry.step, tensors, [row for part in parts for row in part.bad])

@@ -1,0 +1,282 @@
+"""Where every row of a set of shards lies: the bridge between ordinals of the plan and bytes.
+
+One small Parquet file per shard holds its row offsets, and one per folder sums them up (rows, size, modification
+mark), so that opening 40,000 shards reads one file.  They lie in `.lumiray-index/` beside the shards, or in a
+cache where that cannot be written.  A shard whose size or mark has changed is refused by name.
+
+    shards = ShardSet.open(expand("data/{00000..00099}.tar"))
+    shards.num_rows, shards.locate(ordinals), shards.read(ordinals)
+
+A ShardSet is small when pickled: names, counts, no offsets.  They are read when a shard is first touched, and the
+least recently used are forgotten, so memory is bounded however many shards there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lumiray import storage
+from lumiray.data.catalog import Catalog, Rows
+from lumiray.data.listing import Listed, look_up
+from lumiray.data.tar import MAX_ROW_BYTES, read_row
+from lumiray.errors import UserError
+from lumiray.storage import without_secrets
+from lumiray.system import BadRow, Row
+
+_GAP = 32 << 10  # bytes that are read along rather than asked for around, with a second request
+_LONGEST_READ = 16 << 20
+_OFFSETS_BYTES = 64 << 20  # of row offsets kept in memory by one process
+
+
+class ShardSet:
+    """Shards in order, their rows numbered through.  Made by `ShardSet.open`.
+
+    Attributes:
+        rows_per_shard: int64, shape (shards,).
+        folders, folder_of, names: address of shard i = folders[folder_of[i]] + "/" + names[i].
+        sizes: bytes per shard, int64.
+    """
+
+    def __init__(
+        self,
+        listed: Sequence[Listed],
+        rows_per_shard: np.ndarray,
+        digests: Sequence[str],
+        index_folder: str | None,
+    ) -> None:
+        folders = [storage.parent(each.url) for each in listed]
+        self.folders = tuple(dict.fromkeys(folders))
+        numbers = {folder: number for number, folder in enumerate(self.folders)}
+        self.folder_of = np.array([numbers[folder] for folder in folders], dtype=np.int32)
+        # fixed-width arrays, not lists of objects: a million names take 10 to 20 MB and pickle at once
+        self.names = np.array([storage.base_name(each.url).encode("utf-8") for each in listed], dtype=np.bytes_)
+        self.marks = np.array([each.mark.encode() for each in listed], dtype=np.bytes_)
+        self.sizes = np.array([each.size for each in listed], dtype=np.int64)
+        self.rows_per_shard = np.asarray(rows_per_shard, dtype=np.int64)
+        self.index_folder = index_folder
+        self.digest = self._digest(digests)
+        self._offsets: OrderedDict[int, Rows] = OrderedDict()
+
+    @classmethod
+    def open(
+        cls,
+        urls: Sequence[str],
+        index_folder: str | None = None,
+        scan_map: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
+        digest: str | None = None,
+    ) -> ShardSet:
+        """Find the rows of all shards, indexing those that have no index yet.
+
+        Args:
+            urls: addresses from `listing.expand`.
+            index_folder: where the index lies; beside the shards, or in the cache, if not given.
+            scan_map: calls a function for each of many shards, as `map`; Ray can do it in parallel, for function,
+                arguments and results can be pickled and the order of the results does not matter.
+            digest: digest that an earlier run stored; anything else is refused, and nothing is rebuilt.
+
+        Raises:
+            UserError: no shards, a shard that is missing, unreadable, or changed since it was indexed.
+        """
+        if not urls:
+            raise UserError("There are no shards to open.")
+        there = look_up(urls)
+        missing = [url for url in urls if url not in there]
+        if missing:
+            raise UserError(f"{len(missing)} shards are not there any more, such as {without_secrets(missing[0])}.")
+        listed = [there[url] for url in urls]
+        rows: dict[str, int] = {}
+        digests: dict[str, str] = {}
+        by_folder: dict[str, list[Listed]] = {}
+        for each in listed:
+            by_folder.setdefault(storage.parent(each.url), []).append(each)
+        for folder, shards in by_folder.items():
+            catalog = Catalog(folder, index_folder)
+            for known in catalog.up_to_date(shards, scan_map, rebuild=digest is None):
+                url = storage.join(folder, known.name)
+                rows[url], digests[url] = known.rows, known.digest
+        opened = cls(
+            listed, np.array([rows[_plain(u)] for u in urls]), [digests[_plain(u)] for u in urls], index_folder
+        )
+        if digest is not None and opened.digest != digest:
+            raise UserError(
+                f"The shards are not those that the run began with: their digest is {opened.digest}, not {digest}. "
+                "Give the same --shards, or start a new run with another --output."
+            )
+        return opened
+
+    def __len__(self) -> int:
+        """Number of shards."""
+        return len(self.names)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Ordinal of each shard's first row, and num_rows at the end; int64, shape (shards + 1,)."""
+        starts: np.ndarray = np.concatenate([[0], np.cumsum(self.rows_per_shard)])
+        return starts
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all shards."""
+        return int(self.starts[-1])
+
+    def url_of(self, shard: int) -> str:
+        """Address of a shard."""
+        return storage.join(self.folders[self.folder_of[shard]], self.names[shard].decode("utf-8"))
+
+    def name_of(self, shard: int) -> str:
+        """Path of a shard below the folder that all shards have in common: the same after the data moved."""
+        return self._relative[self.folder_of[shard]] + self.names[shard].decode("utf-8")
+
+    def locate(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shard numbers and rows within the shards, int64, shape of `ordinals`.
+
+        Raises:
+            ValueError: an ordinal is not in [0, num_rows).
+        """
+        ordinals = np.asarray(ordinals, dtype=np.int64)
+        if ordinals.size and (int(ordinals.min()) < 0 or int(ordinals.max()) >= self.num_rows):
+            raise ValueError(f"row ordinals must lie in [0, {self.num_rows})")
+        flat = ordinals.ravel()
+        order = np.argsort(flat)  # looked up in order: the table of a million shards is larger than the cache
+        shards = np.empty_like(flat)
+        shards[order] = np.searchsorted(self.starts, flat[order], side="right") - 1
+        shards = shards.reshape(ordinals.shape)
+        return shards, ordinals - self.starts[shards]
+
+    def read(self, ordinals: np.ndarray) -> list[Row | BadRow]:
+        """Rows as they are stored, in the order asked; neighbours are fetched together.
+
+        A row that is there but cannot be read is a `BadRow` in its place, never an exception: what becomes of
+        bad rows is the caller's policy.
+
+        Raises:
+            UserError: a shard is gone, has changed, or its store does not answer.
+        """
+        ordinals = np.asarray(ordinals, dtype=np.int64)
+        unique, places = np.unique(ordinals, return_inverse=True)
+        shards, rows = self.locate(unique)
+        spans: list[_Span] = []
+        cuts = np.flatnonzero(np.diff(shards)) + 1
+        for part in np.split(np.arange(len(unique)), cuts):
+            if len(part):
+                spans.extend(self._spans(int(shards[part[0]]), rows[part], unique[part]))
+        found: dict[int, Row | BadRow] = {}
+        for span, data in zip(spans, self._fetch(spans), strict=True):
+            for ordinal, start, length in span.rows:
+                found[ordinal] = row = _parsed(data, start - span.start, length, ordinal)
+                if isinstance(row, BadRow):
+                    self._refuse_changed(span.shard)
+        return [found[int(unique[place])] for place in places.ravel()]
+
+    def row_sizes(self, shard: int) -> np.ndarray:
+        """Bytes of each row of a shard as stored, headers included; int64."""
+        return self._rows_of(shard).lengths
+
+    def _rows_of(self, shard: int) -> Rows:
+        """Offsets of a shard, from memory, from the index, or by scanning where the index cannot be reached."""
+        if shard in self._offsets:
+            self._offsets.move_to_end(shard)
+            return self._offsets[shard]
+        url = self.url_of(shard)
+        listed = Listed(url, int(self.sizes[shard]), self.marks[shard].decode())
+        rows = Catalog(self.folders[self.folder_of[shard]], self.index_folder).rows(listed)
+        if len(rows.offsets) != self.rows_per_shard[shard]:
+            raise UserError(
+                f"Shard {without_secrets(url)} has {len(rows.offsets)} rows now and had {self.rows_per_shard[shard]} "
+                "when the run began: it was replaced. Start again with the shards as they are."
+            )
+        self._offsets[shard] = rows
+        while len(self._offsets) > 1 and sum(r.nbytes for r in self._offsets.values()) > _OFFSETS_BYTES:
+            self._offsets.popitem(last=False)
+        return rows
+
+    def _refuse_changed(self, shard: int) -> None:
+        """What looks like a bad row may be a shard that was replaced under way: then all its rows are in doubt."""
+        now = storage.entry(self.url_of(shard))
+        if (now.size, now.mark.encode()) != (int(self.sizes[shard]), bytes(self.marks[shard])):
+            raise UserError(
+                f"Shard {without_secrets(self.url_of(shard))} was changed while the run was reading it "
+                f"({self.sizes[shard]} bytes before, {now.size} now). Put the old file back, or start anew."
+            )
+
+    def _spans(self, shard: int, rows: np.ndarray, ordinals: np.ndarray) -> list[_Span]:
+        """Rows of one shard (ascending) joined into ranges that are worth one read each."""
+        table = self._rows_of(shard)
+        spans: list[_Span] = []
+        for row, ordinal in zip(rows.tolist(), ordinals.tolist(), strict=True):
+            start, length = int(table.offsets[row]), int(table.lengths[row])
+            wanted = length if length <= MAX_ROW_BYTES else 0
+            last = spans[-1] if spans else None
+            if last is not None and start - last.stop <= _GAP and start + wanted - last.start <= _LONGEST_READ:
+                last.stop = max(last.stop, start + wanted)
+                last.rows.append((ordinal, start, length))
+            else:
+                spans.append(_Span(shard, start, start + wanted, [(ordinal, start, length)]))
+        return spans
+
+    def _fetch(self, spans: list[_Span]) -> list[bytes]:
+        urls = [self.url_of(span.shard) for span in spans]
+        if spans and storage.is_s3(urls[0]):
+            return storage.s3_ranges(
+                [(url, span.start, span.stop - span.start) for url, span in zip(urls, spans, strict=True)]
+            )
+        pieces: list[bytes] = []
+        at = 0
+        while at < len(spans):  # spans of one shard are neighbours: it is opened once
+            upto = at + 1
+            while upto < len(spans) and spans[upto].shard == spans[at].shard:
+                upto += 1
+            ranges = [(span.start, span.stop - span.start) for span in spans[at:upto]]
+            pieces.extend(storage.read_ranges(urls[at], ranges))
+            at = upto
+        return pieces
+
+    @cached_property
+    def _relative(self) -> tuple[str, ...]:
+        parts = [folder.split("/") for folder in self.folders]
+        common = 0
+        while all(len(p) > common for p in parts) and len({p[common] for p in parts}) == 1:
+            common += 1
+        return tuple("".join(f"{piece}/" for piece in p[common:]) for p in parts)
+
+    def _digest(self, digests: Sequence[str]) -> str:
+        """Of names, sizes, counts and offsets, not of marks or folders: the same for a faithful copy."""
+        digest = hashlib.blake2b(digest_size=16)
+        for number in range(len(self)):
+            line = f"{self.name_of(number)}\x1f{self.sizes[number]}\x1f{self.rows_per_shard[number]}\x1f{digests[number]}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("starts", None)
+        state["_offsets"] = OrderedDict()
+        return state
+
+
+class _Span:
+    """Bytes [start, stop) of a shard, and the (ordinal, start, length) of rows inside them."""
+
+    __slots__ = ("rows", "shard", "start", "stop")
+
+    def __init__(self, shard: int, start: int, stop: int, rows: list[tuple[int, int, int]]) -> None:
+        self.shard, self.start, self.stop, self.rows = shard, start, stop, rows
+
+
+def _parsed(data: bytes, start: int, length: int, ordinal: int) -> Row | BadRow:
+    if length > MAX_ROW_BYTES:
+        return BadRow(f"the row is {length} bytes long, more than {MAX_ROW_BYTES} are not read")
+    try:
+        return read_row(data[start : start + length], ordinal)
+    except BadRow as error:
+        return error
+
+
+def _plain(url: str) -> str:
+    return storage.join(storage.parent(url), storage.base_name(url))

@@ -1,0 +1,206 @@
+"""From what a user writes to the shards that are there.
+
+A folder, a brace or glob pattern, a list of these with commas or `::`, on disk or s3://.  Whether shards are
+there is learnt from listings of their folders (one request per thousand names on S3), never by asking for each.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lumiray import storage
+from lumiray.errors import UserError, near
+from lumiray.storage import Entry, without_secrets
+
+_FEW = 8  # so many names in one folder are asked for one by one
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A shard that is there: its address, and the size and modification mark that it has now."""
+
+    url: str
+    size: int
+    mark: str
+
+
+def expand(patterns: str | Sequence[str]) -> list[str]:
+    """Addresses of all shards that the patterns name, in the order of the patterns, each once.
+
+    Raises:
+        UserError: a pattern names nothing, a shard is missing (which one, how many), or the form is not known.
+    """
+    return [shard.url for shard in find(patterns)]
+
+
+def find(patterns: str | Sequence[str]) -> list[Listed]:
+    """As `expand`, with sizes and modification marks."""
+    shards: dict[str, Listed] = {}
+    for pattern in split_patterns(patterns):
+        for shard in _find_one(pattern):
+            shards.setdefault(shard.url, shard)
+    return list(shards.values())
+
+
+def split_patterns(patterns: str | Sequence[str]) -> list[str]:
+    """Cut lists at `::` and at commas outside of braces.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    pieces: list[str] = []
+    for text in [patterns] if isinstance(patterns, str) else patterns:
+        for part in str(text).split("::"):
+            pieces.extend(piece.strip() for piece in _at_commas(part))
+    pieces = [piece for piece in pieces if piece]
+    if not pieces:
+        raise UserError(
+            "The shard pattern is empty: give a folder, a pattern such as 'data/{00000..00099}.tar', or an "
+            "s3:// address of either."
+        )
+    return pieces
+
+
+def look_up(urls: Sequence[str]) -> dict[str, Listed]:
+    """Which of these files are there, folder by folder."""
+    by_folder: dict[str, list[str]] = {}
+    for url in urls:
+        by_folder.setdefault(storage.parent(url), []).append(url)
+    there: dict[str, Listed] = {}
+    for folder, wanted in by_folder.items():
+        names = _entries(folder, [storage.base_name(url) for url in wanted])
+        for url in wanted:
+            found = names.get(storage.base_name(url))
+            if found is not None and not found.folder:
+                there[url] = Listed(url, found.size, found.mark)
+    return there
+
+
+def _entries(folder: str, names: Sequence[str]) -> dict[str, Entry]:
+    if len(names) <= _FEW:
+        found: dict[str, Entry] = {}
+        for name in names:
+            try:
+                found[name] = storage.entry(storage.join(folder, name))
+            except storage.NoBucket:
+                raise
+            except storage.NotThere:
+                continue
+        return found
+    entries = storage.list_entries(folder, prefix=os.path.commonprefix(list(names)))
+    return {each.name: each for each in entries}
+
+
+def _find_one(pattern: str) -> list[Listed]:
+    _refuse_foreign(pattern)
+    urls = _braces(pattern)
+    plain = [url for url in urls if not _is_glob(url)]
+    there = look_up(plain)
+    shards: list[Listed] = []
+    missing: list[str] = []
+    for url in urls:
+        if url in there:
+            shards.append(there[url])
+        elif _is_glob(url):
+            shards.extend(_glob(url))
+        else:
+            inside = _folder(url)
+            shards.extend(inside or [])
+            if inside is None:
+                missing.append(url)
+    if missing:
+        raise UserError(_missing(missing, len(urls), pattern))
+    if not shards:
+        raise UserError(f"No shards match {without_secrets(pattern)}: there is no .tar file. Check folder and name.")
+    return shards
+
+
+def _folder(url: str) -> list[Listed] | None:
+    """All shards directly in a folder, or None if there is no such folder."""
+    entries = storage.list_entries(url)
+    if not entries and not (not storage.is_s3(url) and os.path.isdir(storage.local_path(url))):
+        return None
+    shards = [e for e in entries if e.name.endswith(".tar") and not e.folder and not e.name.startswith(".")]
+    if not shards:
+        raise UserError(f"The folder {without_secrets(url)} holds no .tar file. Shards are plain .tar archives.")
+    return [Listed(storage.join(url, each.name), each.size, each.mark) for each in shards]
+
+
+def _glob(url: str) -> list[Listed]:
+    """Shards that match; `*`, `?` and `[]` stand for parts of one name, in folders too, hidden ones aside."""
+    head, parts = _literal_head(url)
+    folders = [head]
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        found: list[Listed] = []
+        below: list[str] = []
+        for folder in folders:
+            literal = re.split(r"[*?\[]", part, maxsplit=1)[0]
+            for each in storage.list_entries(folder, prefix=literal):
+                hidden = each.name.startswith(".") and not part.startswith(".")
+                if fnmatch.fnmatchcase(each.name, part) and each.folder != last and not hidden:
+                    address = storage.join(folder, each.name)
+                    found.append(Listed(address, each.size, each.mark))
+                    below.append(address)
+        if last:
+            return [shard for shard in found if shard.url.endswith(".tar")]
+        folders = below
+    return []
+
+
+def _literal_head(url: str) -> tuple[str, list[str]]:
+    """The longest folder without wildcards, and the parts after it."""
+    scheme = "s3://" if storage.is_s3(url) else ""
+    parts = url[len(scheme) :].split("/")
+    first = next(number for number, part in enumerate(parts) if _is_glob(part))
+    head = scheme + "/".join(parts[:first])
+    return head or ("/" if url.startswith("/") else "."), [part for part in parts[first:] if part]
+
+
+def _braces(pattern: str) -> list[str]:
+    if "{" not in pattern and "}" not in pattern:
+        return [pattern]
+    from braceexpand import UnbalancedBracesError, braceexpand
+
+    try:
+        return list(braceexpand(pattern, escape=False))
+    except UnbalancedBracesError:
+        raise UserError(f"The braces of {without_secrets(pattern)} do not close: write {{00000..00099}}.") from None
+
+
+def _is_glob(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
+def _refuse_foreign(pattern: str) -> None:
+    if pattern.startswith("pipe:"):
+        raise UserError("pipe: addresses run commands and are not read: give files, folders or s3:// addresses.")
+    if not storage.is_s3(pattern):
+        storage.local_path(pattern)
+
+
+def _missing(missing: Iterable[str], wanted: int, pattern: str) -> str:
+    names = [without_secrets(url) for url in missing]
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    if wanted == 1:
+        folder = storage.parent(next(iter(missing)))
+        known = [each.name for each in storage.list_entries(folder)]
+        return f"There is no shard {shown}.{near(storage.base_name(names[0]), known)} Check the address."
+    return (
+        f"{len(names)} of the {wanted} shards of {without_secrets(pattern)} are missing: {shown}. "
+        "Fetch them, or change the pattern."
+    )
+
+
+def _at_commas(text: str) -> list[str]:
+    pieces, depth, start = [], 0, 0
+    for place, character in enumerate(text):
+        depth += (character == "{") - (character == "}")
+        if character == "," and depth <= 0:
+            pieces.append(text[start:place])
+            start = place + 1
+    return [*pieces, text[start:]]

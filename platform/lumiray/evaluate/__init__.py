@@ -1,0 +1,1 @@
+"""Evaluation: exact metrics for any number of workers, and reports."""

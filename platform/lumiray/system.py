@@ -1,0 +1,253 @@
+"""The contract between a published system and the platform that trains it.
+
+A `System` knows what is learnt: its networks, its losses, how one record becomes tensors.  The platform
+knows everything else: where rows come from, how many workers there are, engines, precision, checkpoints.
+Neither side looks into the other.  What passes between them is in this file, and nothing else is.
+
+    system = lumiray.registry.system("clip", model="ViT-B-32")
+    system.stages()                      what is trained, in which order, by which players
+    system.prepare(stage, row, draw)     one row of a shard -> named arrays        (on the data plane's CPUs)
+    system.build(stage)                  the networks, once per worker
+    system.losses(player, batch)         one micro-batch -> named terms            (or the pair below)
+    system.features(player, batch)       one micro-batch -> one feature row per sample, and
+    system.contrast(player, rows, shared)    the whole global batch's rows -> named terms
+    system.embed(batch)                  inference that evaluation reads
+
+A loss over the whole cluster's batch (CLIP, GroupViT) is written as the pair `features` and `contrast`: the
+trainer gathers nothing itself, it caches features over the micro-batches, asks `contrast` for the gradient
+with respect to them, and carries that gradient into the networks.  So large-batch gradients are exact for
+any number of workers and micro-batches, by one path.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:  # the data plane and `--help` read this file, and they do without torch
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+Batch = dict[str, "Tensor"]
+
+
+class Record(enum.StrEnum):
+    """What one row of a shard holds (parts after the WebDataset naming convention `key.part.ext`)."""
+
+    IMAGE_TEXT = "image-text"  # .jpg|.png|.webp and .txt or .json
+    PAIR = "pair"  # .lq.* and .gt.*
+    EXPOSURES = "exposures"  # .0.*, .1.*, ...
+    CLEAN = "clean"  # one picture, degraded on the fly
+    UNPAIRED = "unpaired"  # two independent streams
+    GROUNDING = "grounding"  # a picture and .json with caption, boxes, spans
+    SEGMENTATION = "segmentation"  # a picture, .seg.png and class names
+
+
+class Scope(enum.Enum):
+    """Over what a term's count is taken before the term is divided by it."""
+
+    GLOBAL = "global"  # all rows of the cluster's batch
+    MICRO = "micro"  # the rows of one micro-batch; micro-batches are then averaged
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named part of a loss: `weight * sum / count`, the count reduced over `scope`.
+
+    Sums and counts travel apart because a mean of means is wrong as soon as counts differ.
+
+    Args:
+        sum: scalar, the sum over this worker's items, with gradient.
+        count: how many items the sum is over on this worker (may differ between workers, may be 0).
+        weight: factor of this term in the player's loss; 0 logs a term without training on it.
+    """
+
+    sum: Tensor
+    count: float | Tensor
+    scope: Scope = Scope.MICRO
+    weight: float = 1.0
+
+    @classmethod
+    def mean(cls, value: Tensor, weight: float = 1.0) -> Term:
+        """A term that is already a mean over its micro-batch."""
+        return cls(value, 1.0, Scope.MICRO, weight)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Settings of a player's optimizer: decoupled weight decay (AdamW), or plain SGD."""
+
+    name: str = "adamw"  # adamw | sgd
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate by 0-based optimizer step: linear warm-up, then `name` (card clip, Training)."""
+
+    name: str = "constant"  # cosine | constant | constant-cooldown
+    warmup: int = 0
+    cooldown: int = 0
+    cooldown_power: float = 1.0
+    cooldown_end: float = 0.0
+
+
+@dataclass(frozen=True)
+class Player:
+    """Networks that move together: one optimizer, one engine, one turn within a step.
+
+    Args:
+        networks: keys of `System.networks` that this player trains.  Parameters are named `KEY.name`,
+            as in `clip.logit_scale`, here and in checkpoints.
+        every: moves at steps that are multiples of this number.
+        clamps: stored parameter name -> (low, high), applied to the fp32 master after each applied step.
+        no_decay: stored parameter names exempt from weight decay.
+        global_batch: True if the loss is the pair `features` and `contrast`.
+        shared: stored parameter names without a batch axis that `contrast` reads, such as
+            `clip.logit_scale`; it gets their fp32 master values where training runs in 16 bit.
+    """
+
+    name: str
+    networks: tuple[str, ...]
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    every: int = 1
+    clamps: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    no_decay: frozenset[str] = frozenset()
+    global_batch: bool = False
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One period of training with its own record type, players and length.
+
+    Args:
+        start: the stage whose result this one starts from, or None.
+        steps: published length in optimizer steps, or None where the user says it.
+        metrics: names of evaluations in `lumiray.evaluate` that fit this stage.
+    """
+
+    name: str
+    record: Record
+    players: tuple[Player, ...]
+    start: str | None = None
+    steps: int | None = None
+    global_batch_size: int | None = None
+    micro_batch_size: int | None = None
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a shard as the data plane hands it over.
+
+    Args:
+        key: the WebDataset key; untrusted, may repeat between shards.
+        parts: what follows the key's first dot (`jpg`, `txt`, `lq.png`) -> bytes as stored.
+        identity: planned identity of the row within its source (0-based ordinal over all shards).
+    """
+
+    key: str
+    parts: Mapping[str, bytes]
+    identity: int
+
+
+class BadRow(ValueError):
+    """Raised by `prepare` for a row that cannot be used; the message says why, the platform says where."""
+
+
+class System(ABC):
+    """One published system.  Constructing it is cheap: no network exists before `build`."""
+
+    slug: ClassVar[str]
+    config_class: ClassVar[type]
+    networks: nn.ModuleDict
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = self.config_class() if config is None else config
+
+    def portable(self) -> Any:
+        """The configuration without references to files that only this machine has; workers get this one."""
+        return self.config
+
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """Stages in the order of training."""
+
+    @abstractmethod
+    def build(self, stage: Stage) -> nn.ModuleDict:
+        """Make the networks (fp32, CPU), keep them in `self.networks`, return them."""
+
+    @abstractmethod
+    def prepare(
+        self, stage: Stage, row: Row, draw: np.random.Generator | None
+    ) -> dict[str, np.ndarray | int | float]:
+        """Turn a row into named arrays, equal in shape for all rows of a batch.
+
+        Args:
+            draw: the only source of randomness in training; None in evaluation, which is deterministic.
+
+        Raises:
+            BadRow: the row cannot be used.
+        """
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Stack prepared rows; systems with targets of varying size say here how they are packed."""
+        import numpy
+
+        return {name: numpy.stack([numpy.asarray(row[name]) for row in rows]) for name in rows[0]}
+
+    def losses(self, player: str, batch: Batch) -> dict[str, Term]:
+        """Named terms of one micro-batch; tensors are on the worker's device, dtype as `prepare` gave."""
+        raise TypeError(f"{self.slug}: player {player!r} has no per-batch loss")
+
+    def features(self, player: str, batch: Batch) -> dict[str, Tensor]:
+        """Named tensors `(b, ...)`, one row per sample, for players with `global_batch`.
+
+        Floating ones are fp32 and carry gradient; integer ones (identities for masking) do not.
+        """
+        raise TypeError(f"{self.slug}: player {player!r} has no loss over the global batch")
+
+    def contrast(
+        self, player: str, rows: dict[str, Tensor], shared: dict[str, Tensor]
+    ) -> dict[str, Term]:
+        """Terms over the cluster's batch from this worker's feature rows.
+
+        In fp32.  Uses no network, for it may be called on cached rows.  Rows of other workers are reached
+        through `lumizoo.blocks.contrast`, which communicates over torch.distributed where it is up.
+
+        Args:
+            rows: this worker's rows of all its micro-batches, `(m * b, ...)`.
+            shared: `Player.shared` names -> fp32 values as stored (a logarithm stays a logarithm).
+        """
+        raise TypeError(f"{self.slug}: player {player!r} has no loss over the global batch")
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Outputs that this system's evaluations read, without gradient, fp32."""
+        raise TypeError(f"{self.slug} has no embedding")
+
+
+def stage_named(system: System, name: str | None) -> Stage:
+    """The stage called `name`, or the first one.
+
+    Raises:
+        lumiray.errors.UserError: there is none of that name.
+    """
+    from lumiray.errors import UserError, near
+
+    stages = system.stages()
+    if name is None:
+        return stages[0]
+    for stage in stages:
+        if stage.name == name:
+            return stage
+    names = [stage.name for stage in stages]
+    raise UserError(f"{system.slug} has no stage {name!r}; it has {', '.join(names)}.{near(name, names)}")

@@ -1,0 +1,1 @@
+"""Training: launch, worker, loop, engines, checkpoints."""

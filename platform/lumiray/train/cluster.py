@@ -1,0 +1,82 @@
+"""The Ray cluster as a run sees it: joining or starting one, and sharing out its cores.
+
+On GPU clusters a worker takes a GPU and a core, and decoders take whole cores of their own.  Without GPUs
+training and decoding share the cores: both ask for fractions, so that Ray places them together.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lumiray.config import RunConfig
+from lumiray.data.stream import Decoders
+from lumiray.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def start_ray() -> None:
+    """Join the cluster at RAY_ADDRESS, or start one on this machine.
+
+    Ray puts only the root of an uploaded working directory on the path; relative entries find the uploaded
+    packages, absolute ones this checkout, and an installed lumiray needs neither.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how soon `fit` sees the end
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    paths = ["platform", "models", str(ROOT / "platform"), str(ROOT / "models")]
+    address = os.environ.get("RAY_ADDRESS")
+    ray.init(
+        address=address or "local",
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+        logging_level="error",
+        log_to_driver=False,  # workers speak through the board; their own logs stay with Ray
+        include_dashboard=None if address else False,
+    )
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What each worker and its decoders ask of the cluster."""
+
+    device: str  # cpu | gpu
+    worker: dict[str, float]
+    threads: int
+    decoders: Decoders
+
+
+def share_out(run: RunConfig, workers: int, resources: dict[str, float]) -> Shares:
+    """Divide the cluster's cores and GPUs between `workers` workers and their decoders.
+
+    Raises:
+        UserError: GPUs were asked for and there are too few.
+    """
+    cores, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
+    device = run.device if run.device != "auto" else ("gpu" if gpus else "cpu")
+    store = int(resources.get("object_store_memory", 1 << 30) * 0.5 / workers)
+    if device == "gpu":
+        if gpus < workers:
+            raise UserError(
+                f"--workers {workers} needs as many GPUs; the cluster has {gpus}. Lower --workers, add "
+                "nodes, or use --device cpu."
+            )
+        free = max(1, int((cores - workers) / workers))
+        fixed = run.data.decoders
+        pool = Decoders(fixed or max(1, free // 2), fixed or free, 1.0, store)
+        return Shares("gpu", {"GPU": 1, "CPU": 1}, 1, pool)
+    share = cores / workers
+    most = run.data.decoders or max(1, int(share))
+    least = run.data.decoders or 1
+    pool = Decoders(least, most, round(0.4 * share / most, 4), store)
+    return Shares("cpu", {"CPU": round(0.4 * share, 4)}, max(1, int(share)), pool)
+
+
+def ray_scratch() -> str:
+    """A local folder for Ray Train's own bookkeeping; the run's results never depend on it."""
+    return str(Path(tempfile.gettempdir()) / "lumiray-ray-train")

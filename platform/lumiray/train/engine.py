@@ -1,0 +1,272 @@
+"""One DeepSpeed engine per player, and the only place that builds one.
+
+A player's networks are wrapped in a module whose forward *is* its loss, because every ZeRO stage relies on
+seeing one forward and one backward: parameters are gathered by the forward's hooks and gradients reduced by
+the backward's.  A loss over the cluster's batch fits the same rule in two ways.  With one micro-batch per
+worker the forward computes features and contrasts them at once.  With several, features are cached without
+gradient, the contrast is differentiated with respect to the cache, and a second forward returns the inner
+product of fresh features and that gradient, whose backward is the exact gradient of the large batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lumiray.config import EngineConfig, OptimizerConfig, RunConfig
+from lumiray.errors import UserError
+from lumiray.storage import open_url
+from lumiray.system import Batch, Optimizer, Player, Scope, System, Term
+
+REFUSED_IN_OWN_JSON = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "bf16",
+    "fp16",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+)
+
+
+@dataclass
+class Outcome:
+    """What one forward gives: the loss to go backward from, and numbers to log.
+
+    Args:
+        loss: scalar with gradient; already scaled so that DeepSpeed's mean over ranks is the batch's loss.
+        terms: name -> (sum, count) on this rank, without gradient.
+    """
+
+    loss: Tensor
+    terms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def global_count(count: float | Tensor, device: torch.device) -> Tensor:
+    """A term's count summed over all ranks (at least 1, so that an empty batch gives 0, not NaN)."""
+    total = torch.as_tensor(count, dtype=torch.float32, device=device).clone()
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total.clamp(min=1.0)
+
+
+def combine(terms: Mapping[str, Term], scale: float, device: torch.device) -> Outcome:
+    """Weighted sum of terms; global terms are divided by the cluster's count.
+
+    Args:
+        scale: factor of every term: ranks for a term over the global batch (DeepSpeed averages over ranks),
+            ranks / micro-batches of the step for a mean within a micro-batch.
+    """
+    loss = torch.zeros((), device=device)
+    logged = {}
+    for name, term in terms.items():
+        count = torch.as_tensor(term.count, dtype=torch.float32, device=device)
+        divisor = global_count(count, device) if term.scope is Scope.GLOBAL else count.clamp(min=1.0)
+        if term.weight:
+            loss = loss + term.weight * scale * term.sum / divisor
+        logged[name] = (term.sum.detach().float(), count)
+    return Outcome(loss, logged)
+
+
+class PlayerModule(nn.Module):
+    """The module that DeepSpeed sees: a player's networks, with its losses as forward."""
+
+    def __init__(self, system: System, player: Player) -> None:
+        super().__init__()
+        self.player = player
+        self._system = (system,)  # in a tuple: other players' networks must not become submodules
+        for name in player.networks:
+            self.add_module(name, system.networks[name])
+
+    @property
+    def system(self) -> System:
+        return self._system[0]
+
+    def shared(self, masters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Parameters that `contrast` reads: fp32 master values, with gradient to the working weights."""
+        found = {}
+        parameters = dict(self.named_parameters())
+        for name in self.player.shared:
+            if name not in parameters:
+                continue  # a softmax model has no logit_bias
+            value = parameters[name].float()
+            if masters is not None and name in masters:
+                value = value + (masters[name] - value).detach()
+            found[name] = value
+        return found
+
+    def forward(self, call: str, batch: Batch, **given: Any) -> Any:
+        """Dispatch to one of the calls below; DeepSpeed's hooks run around it.
+
+        Args:
+            call: losses | features | contrast | surrogate | embed.
+        """
+        return getattr(self, f"_{call}")(batch, **given)
+
+    def _losses(self, batch: Batch, scale: float) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        outcome = combine(self.system.losses(self.player.name, batch), scale, _device_of(batch))
+        return outcome.loss, outcome.terms
+
+    def _features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.system.features(self.player.name, batch)
+
+    def _contrast(
+        self, batch: Batch, scale: float, masters: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        rows = self.system.features(self.player.name, batch)
+        terms = self.system.contrast(self.player.name, rows, self.shared(masters))
+        outcome = combine(terms, scale, _device_of(batch))
+        return outcome.loss, outcome.terms
+
+    def _surrogate(self, batch: Batch, gradients: Batch, shared_gradients: Batch) -> Tensor:
+        rows = self.system.features(self.player.name, batch)
+        value = sum((rows[name] * gradient).sum() for name, gradient in gradients.items())
+        parameters = dict(self.named_parameters())
+        for name, gradient in shared_gradients.items():
+            value = value + (parameters[name].float() * gradient).sum()
+        return value
+
+    def _embed(self, batch: Batch) -> dict[str, Tensor]:
+        return self.system.embed(batch)
+
+
+def _device_of(batch: Batch) -> torch.device:
+    return next(iter(batch.values())).device
+
+
+def resolved_optimizer(published: Optimizer, run: RunConfig) -> Optimizer:
+    """The player's published optimizer with the values that the user gave in their place."""
+    own: OptimizerConfig = run.optimizer
+    given = {
+        "name": own.name,
+        "lr": run.lr,
+        "betas": own.betas,
+        "eps": own.eps,
+        "weight_decay": own.weight_decay,
+    }
+    return replace(published, **{name: value for name, value in given.items() if value is not None})
+
+
+def make_optimizer(module: nn.Module, player: Player, device: torch.device, offload: bool) -> Any:
+    """The torch optimizer that DeepSpeed wraps: two groups, with and without weight decay."""
+    trained = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
+    if not trained:
+        raise UserError(f"Player {player.name!r} has nothing to train: every parameter is locked.")
+    settings = player.optimizer
+    groups = [
+        {
+            "params": [value for name, value in trained if name not in player.no_decay],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [value for name, value in trained if name in player.no_decay], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr)
+    if offload:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(
+            groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, adamw_mode=True
+        )
+    return torch.optim.AdamW(
+        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=device.type == "cuda"
+    )
+
+
+def deepspeed_settings(run: RunConfig, rows_per_rank: int, world_size: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run: the user's own JSON, if any, plus what the run decides.
+
+    Raises:
+        UserError: the JSON cannot be read, or sets what the run's options set.
+    """
+    engine: EngineConfig = run.engine
+    settings = own_settings(engine.deepspeed) if engine.deepspeed else {}
+    zero = settings.setdefault("zero_optimization", {"stage": run.zero or 0})
+    for option, part in (("offload_optimizer", "optimizer"), ("offload_parameters", "param")):
+        target = getattr(engine, option)
+        if target != "none":
+            place = {"device": target, "pin_memory": target == "cpu" and torch.cuda.is_available()}
+            if target == "nvme":
+                place["nvme_path"] = engine.nvme_path
+            zero[f"offload_{part}"] = place
+    return settings | {
+        "train_micro_batch_size_per_gpu": rows_per_rank,
+        "train_batch_size": rows_per_rank * world_size,
+        "gradient_accumulation_steps": 1,  # the loop sets the boundary itself
+        "bf16": {"enabled": run.precision == "bf16"},
+        "fp16": {"enabled": run.precision == "fp16"},
+        "gradient_clipping": engine.clip_norm,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": None,
+        "wall_clock_breakdown": False,
+    }
+
+
+def own_settings(url: str) -> dict[str, Any]:
+    """A user's DeepSpeed JSON, checked for keys that options of the run set.
+
+    Raises:
+        UserError: unreadable, not a JSON object, or it sets a size, precision or clipping.
+    """
+    try:
+        with open_url(url, "rb") as file:
+            settings = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--engine.deepspeed {url}: cannot be read as JSON ({error}).") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"--engine.deepspeed {url}: must hold one JSON object.")
+    clashing = [key for key in REFUSED_IN_OWN_JSON if key in settings]
+    if clashing:
+        raise UserError(
+            f"--engine.deepspeed {url} sets {', '.join(clashing)}, which options of the job set "
+            "(--global-batch-size, --micro-batch-size, --precision, --engine.clip-norm, --lr ...); remove them."
+        )
+    return settings
+
+
+def make_engine(
+    system: System, player: Player, run: RunConfig, rows_per_rank: int, device: torch.device
+) -> Any:
+    """A DeepSpeed engine around the player's networks (torch.distributed must be up)."""
+    import deepspeed
+
+    module = PlayerModule(system, player)
+    offload = run.engine.offload_optimizer != "none"
+    settings = deepspeed_settings(run, rows_per_rank, dist.get_world_size())
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=make_optimizer(module, player, device, offload),
+        config=settings,
+        dist_init_required=False,
+    )
+    if engine.zero_optimization_stage() == 3:
+        parameters = dict(module.named_parameters())
+        for name in player.shared:
+            if name in parameters:  # used outside the submodule that owns it: gathered with the whole forward
+                deepspeed.zero.register_external_parameter(module, parameters[name])
+    engine.train()
+    if run.engine.compile:
+        engine.compile()
+    return engine
+
+
+def gradient_norm(engine: Any) -> float | None:
+    """Global norm of the reduced gradients where DeepSpeed does not compute it: stage 0 in fp32."""
+    if engine.zero_optimization() or engine.bfloat16_enabled() or engine.fp16_enabled():
+        return None
+    gradients = [value.grad for value in engine.module.parameters() if value.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """Write the rate into every parameter group (before the step's forward pass, as published)."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate

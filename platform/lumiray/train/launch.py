@@ -1,0 +1,271 @@
+"""The driver: check all that can be checked, start the cluster's part, wait, say how it ended.
+
+Order matters: what costs nothing is checked first (options, then the run in the output, then shards), and
+nothing is started on accelerators before all of it has passed.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from lumiray.config import JobConfig, check_run
+from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
+from lumiray.identity import compare, identity
+from lumiray.registry import system as make_system
+from lumiray.settings_file import to_yaml
+from lumiray.storage import absolute, exists, join, open_url, write_atomically
+from lumiray.system import Stage, stage_named
+from lumiray.train.sizes import Sizes, resolve_sizes, scaled_lr, total_steps
+
+CONFIG, IDENTITY = "config.yaml", "run.json"
+
+
+def train(job: JobConfig) -> dict[str, Any]:
+    """Run a training job to its end.
+
+    Returns:
+        The run's status: state, step, metrics of the last evaluation.
+
+    Raises:
+        UserError: bad use, found before anything was started.
+        RunFailure: the run cannot go on; what is committed stays.
+        Interrupted: told to stop; the same command continues from the checkpoint.
+    """
+    check_run(job.run)
+    job = independent_of_here(job)
+    output = str(job.run.output)
+    stored = stored_run(job)
+    stage = stage_named(make_system(job.slug, job.system), None)
+    sizes = resolve_sizes(job.run, stage, stored and stored["sizes"])
+    job = announce(job, stage, sizes)
+
+    from lumiray.train.cluster import share_out, start_ray
+
+    warm = threading.Thread(target=_import_trainer, daemon=True)
+    warm.start()  # importing torch overlaps with the start of Ray's processes
+    start_ray()
+    import ray
+
+    from lumiray.train.worker import WorkerSpec
+
+    shares = share_out(job.run, sizes.workers, ray.cluster_resources())
+    stream, digest = make_stream(job, stage, sizes)
+    own_identity = identity(job, digest, sizes, stream.total_steps)
+    if stored is not None:
+        refuse_other_run(job, stored["identity"], own_identity)
+    write_atomically(join(output, CONFIG), to_yaml(job).encode())
+    description = {"identity": own_identity, "sizes": vars(sizes), "total_steps": stream.total_steps}
+    write_atomically(join(output, IDENTITY), json.dumps(description, indent=1).encode())
+    resume_from = job.run.resume if job.run.resume not in ("auto", "never") else None
+    spec = WorkerSpec(
+        job,
+        stream,
+        stage.name,
+        output,
+        own_identity,
+        shares.decoders,
+        shares.device,
+        shares.threads,
+        resume_from,
+    )
+    return _fit(spec, shares.worker, sizes.workers, warm)
+
+
+def independent_of_here(job: JobConfig) -> JobConfig:
+    """The job with whole paths and without references to files of this machine's working directory."""
+    from lumiray.data.listing import split_patterns
+
+    run = job.run
+    places = {
+        name: "::".join(absolute(one) for one in split_patterns(value))
+        for name in ("shards", "val_shards")
+        if (value := getattr(run, name))
+    }
+    system = make_system(job.slug, job.system).portable()
+    return replace(job, run=replace(run, **places, output=absolute(str(run.output))), system=system)
+
+
+def _import_trainer() -> None:
+    import ray.train.torch  # noqa: F401
+
+
+def announce(job: JobConfig, stage: Stage, sizes: Sizes) -> JobConfig:
+    """Say what was derived, and return the job with the scaled learning rate in it."""
+    run = job.run
+    print(
+        f"{job.slug}/{stage.name}: global batch {sizes.global_batch_size} = {sizes.num_micro_batches} x "
+        f"{sizes.micro_batch_size} on {sizes.workers} worker(s)",
+        flush=True,
+    )
+    if sizes.workers < run.workers:
+        print(
+            f"note: {run.workers - sizes.workers} of {run.workers} workers stay idle, since "
+            f"{sizes.num_micro_batches} micro-batches divide over {sizes.workers}",
+            flush=True,
+        )
+    published = stage.global_batch_size
+    rate = scaled_lr(run, stage, sizes)
+    if published and published != sizes.global_batch_size:
+        used = rate or run.lr or stage.players[0].optimizer.lr
+        print(
+            f"note: the published global batch is {published}; learning rate {used:g} "
+            f"(--optimizer.lr-rule {run.optimizer.lr_rule})",
+            flush=True,
+        )
+    return job if rate is None else replace(job, run=replace(run, lr=rate))
+
+
+def stored_run(job: JobConfig) -> dict[str, Any] | None:
+    """What the output says of the run that it holds, or None for an empty output.
+
+    Raises:
+        UserError: there is a run and `--resume never` forbids to continue it.
+    """
+    place = join(str(job.run.output), IDENTITY)
+    if not exists(place):
+        return None
+    if job.run.resume == "never":
+        raise UserError(
+            f"--output {job.run.output} holds a run already and --resume is never. Choose another output, "
+            "or --resume auto to continue it."
+        )
+    with open_url(place, "rb") as file:
+        return json.load(file)
+
+
+def refuse_other_run(job: JobConfig, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Let a run continue only as what it was.
+
+    Raises:
+        UserError: settings that decide the result differ; names each with both values.
+    """
+    differing = compare(old, new, accepted=job.run.accept_changes)
+    if differing:
+        lines = "\n  ".join(differing)
+        raise UserError(
+            f"--output {job.run.output} holds a run with other settings:\n  {lines}\nRepeat the old settings, "
+            "choose another --output, or accept them by name with --accept-changes."
+        )
+
+
+def make_stream(job: JobConfig, stage: Stage, sizes: Sizes) -> tuple[Any, str]:
+    """Open the shards, make the plan, and describe the stream; also the digest of the data's index."""
+    from lumiray.data.parallel import open_shards
+    from lumiray.data.plan import Plan, PlanSettings, Source
+    from lumiray.data.stream import StreamSpec
+
+    run = job.run
+    shards = open_shards(str(run.shards), run.data.index)
+    if shards.num_rows < 1:
+        raise UserError(f"--shards {run.shards}: the shards hold no rows.")
+    validation = open_shards(run.val_shards, run.data.index) if run.val_shards else None
+    settings = PlanSettings(run.data.slice_rows, run.data.group_rows)
+    plan = Plan(
+        (Source("shards", shards.num_rows),),
+        settings,
+        sizes.global_batch_size,
+        sizes.micro_batch_size,
+        run.seed,
+    )
+    steps = total_steps(run, shards.num_rows, sizes.global_batch_size)
+    print(
+        f"{shards.num_rows} rows in {len(shards)} shard(s); {steps} steps = "
+        f"{steps * sizes.global_batch_size / shards.num_rows:.3g} epochs",
+        flush=True,
+    )
+    stream = StreamSpec(
+        slug=job.slug,
+        system_config=job.system,
+        stage=stage.name,
+        plan=plan,
+        sources=(shards,),
+        seed=run.seed,
+        total_steps=steps,
+        validation=validation,
+        evaluation_batch_size=run.evaluate.batch_size or min(sizes.micro_batch_size, 512),
+        evaluate_every=run.evaluate.every,
+        fail_on_bad_row=run.data.bad_rows == "fail",
+    )
+    return stream, shards.digest
+
+
+def _fit(spec: Any, resources: dict[str, float], workers: int, warm: threading.Thread) -> dict[str, Any]:
+    """Start the worker group and wait for its end, stopping it in order when a signal comes."""
+    warm.join()
+    import ray
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from lumiray.train.board import Board, shown
+    from lumiray.train.cluster import ray_scratch
+    from lumiray.train.worker import work
+
+    board = Board.remote()
+    trainer = TorchTrainer(
+        lambda config: work(config["spec"], config["board"]),
+        train_loop_config={"spec": spec, "board": board},
+        torch_config=TorchConfig(backend="nccl" if spec.device == "gpu" else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=spec.device == "gpu", resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"lumiray-{uuid.uuid4().hex[:12]}",  # checkpoints are ours: Ray's own run is a new one
+            storage_path=ray_scratch(),
+            failure_config=ray.train.FailureConfig(max_failures=spec.job.run.retries),
+        ),
+    )
+    failure: BaseException | None = None
+    with on_signals(board.stop.remote), shown(board):
+        try:
+            trainer.fit()
+        except Exception as error:  # what it means is decided below, from what the workers left behind
+            failure = error
+    stopped, mistake = ray.get(board.state.remote())
+    if mistake is not None:
+        message, exit_code = mistake
+        raise (RunFailure if exit_code == EXIT_FAILURE else UserError)(message)
+    if failure is not None:
+        raise RunFailure(
+            f"training failed {spec.job.run.retries + 1} times, last: {failure}\nThe last checkpoint in "
+            f"{spec.output} is whole; the same command continues from it."
+        ) from failure
+    return ended(spec.output, stopped)
+
+
+def ended(output: str, stopped: bool) -> dict[str, Any]:
+    """The status that the workers left.
+
+    Raises:
+        Interrupted: the run was told to stop.
+    """
+    with open_url(join(output, "status.json"), "rb") as file:
+        status = json.load(file)
+    if status["state"] == "interrupted" and stopped:
+        raise Interrupted(
+            f"stopped at step {status['step']} with a checkpoint in {output}; the same command continues."
+        )
+    return status
+
+
+@contextmanager
+def on_signals(stop: Callable[[], Any]) -> Iterator[None]:
+    """Turn SIGTERM and the first Ctrl-C into an orderly stop (after ray.init, which sets its own)."""
+
+    def handle(number: int, frame: Any) -> None:
+        print("stopping after this step, with a checkpoint", flush=True)
+        stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one is meant
+
+    before = {one: signal.signal(one, handle) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -1,0 +1,195 @@
+"""What runs on every training worker: device, feed, networks, engines, then the loop.
+
+The feed is started before anything heavy is imported, so that decoders come up while the networks are
+built.  A run is restarted by starting this function again: it finds the last checkpoint by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from lumiray.config import JobConfig
+from lumiray.data.stream import Decoders, StreamSpec, items, rank_rows
+from lumiray.errors import Interrupted, RunFailure, UserError
+
+STATUS = "status.json"
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """Everything a worker needs; decided once by the driver.
+
+    Args:
+        identity: what a checkpoint of this run says about its settings.
+        resume_from: address of a checkpoint to start from, or None for the newest in the run's output.
+        threads: threads of one worker for work on the CPU.
+    """
+
+    job: JobConfig
+    stream: StreamSpec
+    stage: str
+    output: str
+    identity: dict[str, Any]
+    decoders: Decoders
+    device: str
+    threads: int
+    resume_from: str | None = None
+
+
+def work(spec: WorkerSpec, board: Any) -> None:
+    """Entry point of a Ray Train worker.
+
+    A user's mistake is recorded at the board before it is raised, so that a restarted group gives up at once.
+    """
+    import ray
+
+    if ray.get(board.state.remote())[1] is not None:
+        return
+    try:
+        _work(spec, board)
+    except UserError as error:
+        ray.get(board.fail.remote(str(error), error.exit_code))
+        raise
+    except Exception as error:
+        cause = user_error_behind(error)
+        if cause is not None:
+            ray.get(board.fail.remote(str(cause), cause.exit_code))
+        raise
+
+
+def user_error_behind(error: BaseException) -> UserError | None:
+    """The user's mistake that an exception from a Ray task wraps, if it is one."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if isinstance(one, UserError) and not isinstance(one, Interrupted):
+            return RunFailure(str(getattr(one, "cause", None) or one))
+        one = getattr(one, "cause", None) or one.__cause__ or one.__context__
+    return None
+
+
+def _work(spec: WorkerSpec, board: Any) -> None:
+    import ray.train
+
+    from lumiray.train.checkpoint import latest, open_checkpoint
+
+    context = ray.train.get_context()
+    rank, num_ranks = context.get_world_rank(), context.get_world_size()
+    manifest = latest(spec.output)
+    if manifest is None and spec.resume_from:
+        manifest = open_checkpoint(spec.resume_from)
+    first_step = int(manifest.position["step"]) if manifest else 0
+    stream = items(spec.stream, rank, num_ranks, first_step, spec.decoders)
+    low, high = rank_rows(spec.stream.plan, rank, num_ranks)
+
+    device = make_device(spec)
+    from lumiray.data.feed import Feed
+
+    feed = Feed(stream, high - low, device)
+    try:
+        _train(spec, board, manifest, feed, device)
+    finally:
+        feed.close()
+
+
+def make_device(spec: WorkerSpec) -> Any:
+    """The worker's device, with threads and DeepSpeed's environment set for it."""
+    import ray.train
+    import torch
+
+    context = ray.train.get_context()
+    torch.set_num_threads(spec.threads)
+    os.environ["LOCAL_RANK"] = str(context.get_local_rank())
+    if spec.device == "gpu":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        return torch.device("cuda", torch.cuda.current_device())
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    return torch.device("cpu")
+
+
+def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) -> None:
+    import ray.train
+    import torch.distributed as dist
+
+    from lumiray.registry import system as make_system
+    from lumiray.system import stage_named
+    from lumiray.train.checkpoint import Checkpointer, restore
+    from lumiray.train.loop import Counters, Loop, Place, make_players
+    from lumiray.train.progress import Progress
+    from lumiray.train.board import StopWatch
+
+    run = spec.job.run
+    context = ray.train.get_context()
+    rank, num_ranks = context.get_world_rank(), context.get_world_size()
+    plan = spec.stream.plan
+    place = Place(
+        rank, num_ranks, device, plan.micro_batch_size, plan.num_micro_batches, spec.stream.total_steps
+    )
+    system = make_system(spec.job.slug, spec.job.system)
+    seed_everything(run.seed)  # the same initial weights on every rank
+    system.build(stage_named(system, spec.stage)).to(device)
+    stage = stage_named(system, spec.stage)  # again: names without decay are known once networks exist
+    players = make_players(system, stage, run, place)
+    best = run.checkpoint.best
+    checkpointer = Checkpointer(
+        spec.output,
+        rank,
+        num_ranks,
+        keep=run.checkpoint.keep,
+        best=(best.lstrip("-"), "min" if best.startswith("-") else "max") if best else None,
+        identity=spec.identity,
+    )
+    position = None
+    if manifest is not None:
+        position = restore(manifest, {name: one.engine for name, one in players.items()})
+    progress = None
+    if rank == 0:
+        progress = Progress(
+            spec.output,
+            board.show.remote,
+            total_steps=place.total_steps,
+            first_step=int(position["step"]) if position else 0,
+            log=run.log,
+            flops_per_sample=getattr(system, "flops_per_sample", lambda stage: None)(stage),
+            num_devices=num_ranks,
+        )
+        if manifest is not None:
+            progress.message(f"resumed at step {position['step']} from {manifest.url}")
+    loop = Loop(run, place, stage, players, feed, checkpointer, progress)
+    if position is not None:
+        loop.counters = Counters(**{name: int(value) for name, value in position.items()})
+    watch = StopWatch(board)
+    try:
+        done = loop.train(watch.stop_requested)
+        checkpointer.wait()
+        dist.barrier()
+        if rank == 0:
+            write_status(spec.output, "done" if done else "interrupted", loop.counters.step, loop.metrics)
+    finally:
+        checkpointer.close()
+        if progress:
+            progress.close()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators that building networks draws from."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def write_status(output: str, state: str, step: int, metrics: dict[str, float]) -> None:
+    """Say in the run's folder how it ended: what the driver, and people, read."""
+    from lumiray.storage import join, write_atomically
+
+    status = {"state": state, "step": step, "metrics": metrics, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    write_atomically(join(output, STATUS), json.dumps(status, indent=1).encode())
