@@ -66,9 +66,7 @@ def peer_rate(work: Work, rows: int, workers: int, threads: int) -> float:
     if done.returncode:
         sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stderr[-3000:]}")
     lines = [line for line in done.stderr.splitlines() if "Train Epoch" in line and "Data (t)" in line]
-    batch_times = [
-        work.batch / float(found[1]) for line in lines if (found := re.search(r"([\d.e+]+)/s,", line))
-    ]
+    batch_times = [work.batch / float(found[1]) for line in lines if (found := re.search(r"([\d.e+]+)/s,", line))]
     if len(batch_times) < work.warm_steps + work.steps:
         sys.exit(f"open_clip_train logged only {len(batch_times)} steps: {done.stderr[-2000:]}")
     measured = batch_times[work.warm_steps : work.warm_steps + work.steps]
@@ -78,7 +76,12 @@ def peer_rate(work: Work, rows: int, workers: int, threads: int) -> float:
 def our_rate(work: Work) -> float:
     """Samples per second of jobs/clip_pretrain.py, from its own metrics."""
     options = [
-        *("--shards", str(PHOTOGRAPHS), "--model", work.model if work.model != work.config.stem else str(work.config)),
+        *(
+            "--shards",
+            str(PHOTOGRAPHS),
+            "--model",
+            work.model if work.model != work.config.stem else str(work.config),
+        ),
         *("--global-batch-size", str(work.batch), "--steps", str(work.warm_steps + work.steps)),
         *("--lr", "1e-4", "--warmup", "1", "--log.every", "1", "--checkpoint.every", "1000000"),
     ]

@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "models")]
 
-from lumiray.command import run  # noqa: E402
-from lumiray.config import JobConfig  # noqa: E402
+from lumiray.command import run
+from lumiray.config import JobConfig
 
 
 def train(job: JobConfig) -> None:

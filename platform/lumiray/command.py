@@ -1,7 +1,7 @@
 """The command line of a job: every option of the run and of its system, YAML below it (tyro).
 
-    config = parse("clip", sys.argv[1:])
-    run("clip", main)                       the whole life of a job: parse, call, exit code
+config = parse("clip", sys.argv[1:])
+run("clip", main)                       the whole life of a job: parse, call, exit code
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from lumiray.config import JobConfig, RunConfig
 from lumiray.errors import EXIT_BAD_USE, EXIT_DONE, UserError
 from lumiray.registry import config_class
 from lumiray.settings_file import job_from, read_settings
+
+
+MORE = "Also: --config FILE.yaml gives any of these options; --dry-run prints what would happen."
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,20 @@ def parse(slug: str, arguments: Sequence[str], description: str = "") -> Parsed:
     url, dry_run, rest = _own_options(list(arguments))
     default = job_from(slug, read_settings(url) if url else {}, f"--config {url}")
     flat = Annotated[RunConfig, tyro.conf.arg(name="")]
-    own = Annotated[config_class(slug), tyro.conf.arg(name="")]
+    kind: Any = config_class(slug)
+    own: Any = Annotated[kind, tyro.conf.arg(name="")]
     form = dataclasses.make_dataclass(
         "Job",
-        [("run", flat, dataclasses.field(default=default.run)), ("system", own, dataclasses.field(default=default.system))],
+        [
+            ("run", flat, dataclasses.field(default=default.run)),
+            ("system", own, dataclasses.field(default=default.system)),
+        ],
         frozen=True,
     )
     found: Any = tyro.cli(
         form,
         prog=None,
-        description=f"{description}\n\nAlso: --config FILE.yaml gives any of these options; --dry-run prints what would happen.",
+        description=f"{description}\n\n{MORE}",
         args=rest,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )

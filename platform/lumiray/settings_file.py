@@ -1,10 +1,10 @@
 """A job's configuration as YAML: the same names as on the command line, and back again.
 
-    system: clip
-    shards: data/
-    model: ViT-B-32
-    data:
-      slice_rows: 16
+system: clip
+shards: data/
+model: ViT-B-32
+data:
+  slice_rows: 16
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def _checked(hint: Any, value: Any, source: str, name: str) -> Any:
             return float(value)  # YAML reads 1e-3 as text
         except ValueError:
             pass
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif hint in (str, bool) and isinstance(value, hint):
+    elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (
+        hint in (str, bool) and isinstance(value, hint)
+    ):
         return value
     raise UserError(f"{source}: {name} is {value!r}; it must be {_words(hint)}.")
 

@@ -345,7 +345,12 @@ def clear_errors(url: str, verb: str) -> Iterator[None]:
         if not is_s3(url):
             raise
         name = type(error).__name__
-        if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"):
+        if name in (
+            "NoCredentialsError",
+            "PartialCredentialsError",
+            "ProfileNotFound",
+            "TokenRetrievalError",
+        ):
             raise NoAccess(
                 f"Cannot {verb} {where}: no S3 credentials found. Set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role."
@@ -404,7 +409,12 @@ def _is_passing(error: Exception) -> bool:
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return False
     module = type(error).__module__.split(".")[0]
-    return isinstance(error, (OSError, TimeoutError)) or module in ("botocore", "aiobotocore", "aiohttp", "urllib3")
+    return isinstance(error, (OSError, TimeoutError)) or module in (
+        "botocore",
+        "aiobotocore",
+        "aiohttp",
+        "urllib3",
+    )
 
 
 def _local_entry(item: os.DirEntry[str]) -> Entry:

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:  # the data plane and `--help` read this file, and they do without torch
     import numpy as np
-    import torch
     from torch import Tensor, nn
 
 Batch = dict[str, "Tensor"]
@@ -187,9 +186,7 @@ class System(ABC):
         """Make the networks (fp32, CPU), keep them in `self.networks`, return them."""
 
     @abstractmethod
-    def prepare(
-        self, stage: Stage, row: Row, draw: np.random.Generator | None
-    ) -> dict[str, np.ndarray | int | float]:
+    def prepare(self, stage: Stage, row: Row, draw: np.random.Generator | None) -> dict[str, np.ndarray | int | float]:
         """Turn a row into named arrays, equal in shape for all rows of a batch.
 
         Args:
@@ -216,9 +213,7 @@ class System(ABC):
         """
         raise TypeError(f"{self.slug}: player {player!r} has no loss over the global batch")
 
-    def contrast(
-        self, player: str, rows: dict[str, Tensor], shared: dict[str, Tensor]
-    ) -> dict[str, Term]:
+    def contrast(self, player: str, rows: dict[str, Tensor], shared: dict[str, Tensor]) -> dict[str, Term]:
         """Terms over the cluster's batch from this worker's feature rows.
 
         In fp32.  Uses no network, for it may be called on cached rows.  Rows of other workers are reached

@@ -44,7 +44,7 @@ def s3_endpoint() -> Iterator[str]:
         server.wait(timeout=30)
 
 
-@pytest.fixture()
+@pytest.fixture
 def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A new bucket: its s3:// address, with the environment that reaches it."""
     import boto3
@@ -72,7 +72,7 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 Shards = Callable[..., list[str]]
 
 
-@pytest.fixture()
+@pytest.fixture
 def shards_in() -> Shards:
     """Write shards of numbered rows into a folder or bucket: `shards_in(folder, [10, 5, 7])` -> addresses."""
 
@@ -85,7 +85,9 @@ def shards_in() -> Shards:
             with webdataset.TarWriter(buffer) as sink:
                 for _ in range(count):
                     picture = ordinal.to_bytes(4, "big") * (size // 4 + ordinal % 97)
-                    sink.write({"__key__": f"{number:03d}-{ordinal:05d}", "bin": picture, "txt": f"row {ordinal}"})
+                    sink.write(
+                        {"__key__": f"{number:03d}-{ordinal:05d}", "bin": picture, "txt": f"row {ordinal}"}
+                    )
                     ordinal += 1
             urls.append(storage.join(folder, f"{number:05d}.tar"))
             storage.write_atomically(urls[-1], buffer.getvalue())

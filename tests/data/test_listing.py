@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from lumiray import storage
 from lumiray.data.listing import expand, find
 from lumiray.errors import UserError
@@ -23,7 +24,11 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def short(folder: str, pattern: str | list[str]) -> list[str]:
-    one = pattern.replace("@", folder) if isinstance(pattern, str) else [p.replace("@", folder) for p in pattern]
+    one = (
+        pattern.replace("@", folder)
+        if isinstance(pattern, str)
+        else [p.replace("@", folder) for p in pattern]
+    )
     return [url.removeprefix(f"{folder}/").removesuffix(".tar") for url in expand(one)]
 
 
@@ -63,7 +68,9 @@ def test_sizes_and_marks_come_along(folder: str) -> None:
 def test_missing_shards_are_counted_and_the_first_are_named(folder: str) -> None:
     with pytest.raises(UserError, match=r"2 of the 3 shards .* missing: .*00003\.tar, .*00004\.tar\. Fetch"):
         expand(f"{folder}/a/{{00002..00004}}.tar")
-    with pytest.raises(UserError, match=r"96 of the 100 shards .* missing: .*00003.*00004.*00005\.tar, \.\.\."):
+    with pytest.raises(
+        UserError, match=r"96 of the 100 shards .* missing: .*00003.*00004.*00005\.tar, \.\.\."
+    ):
         expand(f"{folder}/a/{{00000..00099}}.tar")
 
 
@@ -111,6 +118,10 @@ def test_many_shards_cost_listings_not_one_request_each(s3: str, monkeypatch: py
 
 
 def test_an_absent_bucket_is_named(s3: str) -> None:
-    for pattern in ("s3://no-such-bucket/set/{00000..00009}.tar", "s3://no-such-bucket/set", "s3://no-such-bucket/*.tar"):
+    for pattern in (
+        "s3://no-such-bucket/set/{00000..00009}.tar",
+        "s3://no-such-bucket/set",
+        "s3://no-such-bucket/*.tar",
+    ):
         with pytest.raises(UserError, match="no bucket 'no-such-bucket'"):
             expand(pattern)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lumiray.data.mixture import Mixture
 from lumiray.data.plan import Order, Plan, PlanSettings, Source, evaluation_batches
 from lumiray.data.randomness import row_generator
@@ -73,8 +74,8 @@ def test_an_epoch_of_steps_holds_every_row_and_the_last_batch_goes_on_into_the_n
     epochs = np.concatenate([batch.epoch for batch in batches])
     assert np.array_equal(np.sort(rows[epochs == 0]), np.arange(101))
     assert (epochs == 1).sum() == 5 * 24 - 101
-    again = np.concatenate([plan.batch(step) .row for step in range(4, 9)])
-    assert np.array_equal(again[101 - 96 : 101 - 96 + 101][: 19], rows[101:])
+    again = np.concatenate([plan.batch(step).row for step in range(4, 9)])
+    assert np.array_equal(again[101 - 96 : 101 - 96 + 101][:19], rows[101:])
 
 
 def test_three_epochs_hold_every_row_three_times() -> None:
@@ -150,7 +151,9 @@ def test_mixed_batches_are_the_same_for_any_ranks_and_positions() -> None:
             rows = [plan.batch(step, plan.micro_batches_of(rank, world)).row for rank in range(world)]
             assert np.array_equal(np.concatenate(rows), whole.row)
         for index in range(6):
-            assert np.array_equal(plan.micro_batch(step, index).source, whole.source[index * 4 : index * 4 + 4])
+            assert np.array_equal(
+                plan.micro_batch(step, index).source, whole.source[index * 4 : index * 4 + 4]
+            )
 
 
 def test_adding_a_source_leaves_the_order_of_the_others() -> None:

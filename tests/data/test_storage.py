@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from lumiray import storage
 from lumiray.errors import UserError
 
@@ -65,10 +66,9 @@ def test_what_is_not_there_is_named(folder: str) -> None:
 def test_an_interrupted_write_leaves_the_old_file_and_no_remains(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
     storage.write_atomically(path, b"old")
-    with pytest.raises(KeyboardInterrupt):
-        with storage.whole_file(path) as file:
-            file.write(b"half")
-            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), storage.whole_file(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
     assert Path(path).read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 

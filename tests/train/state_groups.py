@@ -75,7 +75,13 @@ def fragments(rank: int, world: int) -> dict[str, Any]:
 
 
 FIELDS = {
-    "FP16_UnfusedOptimizer": ("fp16_groups", "fp32_groups", "optimizer", "refresh_fp32_params", "loss_scale_config"),
+    "FP16_UnfusedOptimizer": (
+        "fp16_groups",
+        "fp32_groups",
+        "optimizer",
+        "refresh_fp32_params",
+        "loss_scale_config",
+    ),
     "DeepSpeedZeroOptimizer": (
         "bit16_groups",
         "single_partition_of_fp32_groups",
@@ -110,7 +116,9 @@ def fields(stage: int, precision: str) -> list[str]:
     if stage in (1, 2):
         mappings = [one._hp_mapping for one in engine.module.parameters() if one.requires_grad]
         held = next(one for one in mappings if one is not None)
-        missing += [name for name in ("lp_fragment_address", "hp_fragment_address") if not hasattr(held, name)]
+        missing += [
+            name for name in ("lp_fragment_address", "hp_fragment_address") if not hasattr(held, name)
+        ]
         missing += [name for name in ("start", "numel") if not hasattr(held.hp_fragment_address, name)]
     if stage == 3:
         wanted = ("ds_tensor", "ds_shape", "ds_numel", "ds_process_group")
@@ -127,14 +135,18 @@ def read(stage: int, precision: str, **given: Any) -> dict[str, Any]:
 
     engine = tiny.make_engine(stage, precision, **scaled(precision, 4), **given)
     tiny.train(engine, 0, 2)
-    own = [(one.name, one.start, one.values.tolist(), one.moments["exp_avg"].tolist()) for one in owned_fragments(engine)]
+    own = [
+        (one.name, one.start, one.values.tolist(), one.moments["exp_avg"].tolist())
+        for one in owned_fragments(engine)
+    ]
     theirs = {}
     for name, value in engine.module.named_parameters():
         if value.requires_grad and stage:
-            theirs[name] = [
-                safe_get_full_fp32_param(value).flatten().tolist(),
-                safe_get_full_optimizer_state(value, "exp_avg").flatten().tolist(),
-            ]
+            theirs[name] = [safe_get_full_fp32_param(value).flatten().tolist(), None]
+            if (
+                value.ndim > 1 or stage == 3
+            ):  # under stages 1 and 2 DeepSpeed loses those of all but one group
+                theirs[name][1] = safe_get_full_optimizer_state(value, "exp_avg").flatten().tolist()
     full = full_fp32_state(engine)
     assert (full is None) == (dist.get_rank() > 0)
     small = master_values(engine, ["scale", "frozen.bias", "no such", "shift"])
@@ -179,62 +191,85 @@ def fresh(stage: int) -> dict[str, list[float]]:
     return plain(full_fp32_state(engine))
 
 
-def table(rank: int, world: int, root: str) -> dict[str, Any]:
-    """Save and resume every kind of engine on the same ranks; leaves its checkpoints under `root`."""
+OF_TWO_BY_ONE = ["0-fp32>3", "1-fp32>1", "2-fp32>0", "3-fp32>2"]
+OF_TWO_BY_THREE = ["0-fp32>1", "1-fp32>3", "2-fp32>2", "3-fp32>0"]
+OF_ONE_BY_THREE = ["one>0", "one>1", "one>3"]
+
+
+def by_two(rank: int, world: int, root: str) -> dict[str, Any]:
     allow_fp16()
-    return {f"{stage}/{precision}": resume(stage, precision, f"{root}/{stage}-{precision}") for stage, precision in TABLE}
+    everything = [f"{saved}-fp32>{loaded}" for saved in STAGES for loaded in STAGES]
+    return {
+        "table": {
+            f"{s}/{precision}": resume(s, precision, f"{root}/{s}-{precision}") for s, precision in TABLE
+        },
+        "across": across(root, everything),
+        "others": others(f"{root}/others"),
+        "refused": {name: everywhere(answer(case, f"{root}/{name}")) for name, case in REFUSED.items()},
+    }
 
 
-def resume(stage: int, precision: str, url: str, **given: Any) -> dict[str, Any]:
-    """An uncut run and one continued from its checkpoint in a new engine with other weights."""
+def by_one(rank: int, world: int, root: str) -> dict[str, Any]:
+    return {"table": {"one": resume(2, "fp32", f"{root}/one")}, "across": across(root, OF_TWO_BY_ONE)}
+
+
+def by_three(rank: int, world: int, root: str) -> dict[str, Any]:
+    return {"across": across(root, [*OF_TWO_BY_THREE, *OF_ONE_BY_THREE])}
+
+
+def others(root: str) -> dict[str, Any]:
+    offload = {"zero": {"offload_optimizer": {"device": "cpu"}}}
+    return {
+        "momentum": resume(1, "fp32", f"{root}/momentum", optimizer="momentum"),
+        "sgd": resume(3, "bf16", f"{root}/sgd", optimizer="sgd"),
+        "cpu-adam-2": resume(2, "bf16", f"{root}/two", optimizer="cpu-adam", **offload),
+        "cpu-adam-3": resume(3, "fp32", f"{root}/three", optimizer="cpu-adam", **offload),
+        "before-any-step": resume(0, "bf16", f"{root}/before", steps=0),
+    }
+
+
+def resume(stage: int, precision: str, url: str, steps: int = SAVED_AT, **given: Any) -> dict[str, Any]:
+    """An uncut run, and one continued from its checkpoint in an engine with other weights and other moments."""
     from lumiray.train.fragments import full_fp32_state
     from lumiray.train.loss_scale import loss_scale_state
 
     given |= scaled(precision)
     engine = tiny.make_engine(stage, precision, **given)
-    tiny.train(engine, 0, SAVED_AT)
-    save(url, SAVED_AT, engine)
-    at_save = plain(full_fp32_state(engine))
-    scale = loss_scale_state(engine)
-    losses = tiny.train(engine, SAVED_AT, END)
+    tiny.train(engine, 0, steps)
+    save(url, steps, engine)
+    at_save, scale = plain(full_fp32_state(engine)), loss_scale_state(engine)
+    losses = tiny.train(engine, steps, END)
     other = tiny.make_engine(stage, precision, seed=5, **given)
+    tiny.train(other, 90, 91)
     position = load(url, other)
     restored_scale = loss_scale_state(other)
-    continued = tiny.train(other, SAVED_AT, END)
+    continued = tiny.train(other, steps, END)
     uncut, resumed = (tiny.state(one) | tiny.working(one) for one in (engine, other))
     return {
         "position": position,
         "at_save": at_save,
         "end": plain(full_fp32_state(engine)),
-        "differences": everywhere([name for name in uncut if uncut[name] != resumed[name]]),
+        "differences": everywhere([name for name in uncut if uncut[name] != resumed.get(name)]),
         "losses": everywhere([losses, continued]),
         "scale": [scale, restored_scale, loss_scale_state(engine), loss_scale_state(other)],
     }
 
 
-def across(rank: int, world: int, root: str, pairs: list[list[Any]]) -> dict[str, Any]:
-    """Continue checkpoints of other groups and stages; (folder, stage, precision) each."""
-    allow_fp16()
+def across(root: str, names: list[str]) -> dict[str, Any]:
+    """Continue checkpoints of other groups and stages, each named FOLDER>STAGE."""
     from lumiray.train.fragments import full_fp32_state
 
     found = {}
-    for folder, stage, precision in pairs:
-        engine = tiny.make_engine(stage, precision, seed=6, **scaled(precision))
+    for name in names:
+        folder, stage = name.split(">")
+        engine = tiny.make_engine(int(stage), seed=6)
         load(f"{root}/{folder}", engine)
         restored = plain(full_fp32_state(engine))
-        steps = everywhere([value for name, value in tiny.state(engine).items() if name.endswith("/step")])
+        steps = everywhere([value for key, value in tiny.state(engine).items() if key.endswith("/step")])
+        counts = {one[0] for rank in steps for one in rank}
         tiny.train(engine, SAVED_AT, END)
-        found[f"{folder}>{stage}"] = {
-            "restored": restored,
-            "end": plain(full_fp32_state(engine)),
-            "steps": sorted({step[0] for one in steps for step in one}),
-        }
+        found[name] = {"restored": restored, "end": plain(full_fp32_state(engine)), "steps": sorted(counts)}
     return found
-
-
-def refusals(rank: int, world: int, root: str) -> dict[str, Any]:
-    """What ranks are told when a checkpoint cannot be loaded; every one of them gets an answer."""
-    return {name: everywhere(answer(case, f"{root}/{name}")) for name, case in REFUSED.items()}
 
 
 def answer(case: Callable[[str], None], url: str) -> str:
@@ -291,13 +326,14 @@ def missing(url: str) -> None:
 
 def other_names(url: str) -> None:
     """A model with one tensor more, one less, one of another shape."""
+
+    def change(module: Any) -> None:
+        module.extra = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
+        module.shift = torch.nn.Parameter(torch.zeros(4))
+        del module.unused
+
     save(url, 1, tiny.make_engine(0))
-    engine = tiny.make_engine(0)
-    module = engine.module
-    module.extra = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
-    del module._parameters["unused"]
-    module.shift.data = torch.zeros(4)
-    load(url, engine)
+    load(url, tiny.make_engine(0, change=change))
 
 
 def other_optimizer(url: str) -> None:

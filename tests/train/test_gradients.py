@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 import pytest
-import toy
 import torch
+import toy
 from processes import run_group
 
 K, MICRO = 4, 6

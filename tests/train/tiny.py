@@ -40,22 +40,20 @@ def make_engine(stage: int, precision: str = "fp32", seed: int = 0, **given: Any
     """A DeepSpeed engine around `Tiny` with weights drawn from the seed.
 
     Args:
-        given: optimizer=adamw|sgd|momentum; zero=..., further keys of its configuration.
+        given: optimizer=adamw|cpu-adam|sgd|momentum; zero={...} and settings={...}, further configuration;
+            change=function that alters the module first.
     """
     import deepspeed
 
     torch.manual_seed(seed)
     module = Tiny()
+    given.get("change", lambda module: None)(module)
     trained = [value for value in module.parameters() if value.requires_grad]
     groups = [
         {"params": [value for value in trained if value.ndim > 1], "weight_decay": 0.1},
         {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
     ]
-    kind = given.get("optimizer", "adamw")
-    if kind == "adamw":
-        optimizer: Any = torch.optim.AdamW(groups, lr=0.02)
-    else:
-        optimizer = torch.optim.SGD(groups, lr=0.02, momentum=0.9 if kind == "momentum" else 0.0)
+    optimizer = make_optimizer(given.get("optimizer", "adamw"), groups)
     zero = {"stage": stage, **given.get("zero", {})}
     if stage == 3:  # some weights stay gathered between steps, others not; several sub-groups
         zero |= {"stage3_param_persistence_threshold": 20, "sub_group_size": 40}
@@ -77,6 +75,17 @@ def make_engine(stage: int, precision: str = "fp32", seed: int = 0, **given: Any
 
     start_fresh(engine)
     return engine
+
+
+def make_optimizer(kind: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """adamw, cpu-adam (DeepSpeed's, for offload), sgd, or momentum."""
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, lr=0.02)
+    if kind == "cpu-adam":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=0.02)
+    return torch.optim.SGD(groups, lr=0.02, momentum=0.9 if kind == "momentum" else 0.0)
 
 
 def train(engine: Any, first: int, last: int, clamped: bool = False) -> list[float]:
@@ -103,9 +112,10 @@ def state(engine: Any) -> dict[str, list[float]]:
     from lumiray.train.fragments import buffer_state, frozen_state, local_fragments
 
     found: dict[str, list[float]] = {}
+    for one in local_fragments(engine):
+        found[f"{one.name}@{one.start}/step"] = [-1.0 if one.step is None else float(one.step)]
     for one in [*local_fragments(engine), *frozen_state(engine), *buffer_state(engine)]:
         found[f"{one.name}@{one.start}"] = one.values.double().tolist()
-        found[f"{one.name}@{one.start}/step"] = [-1.0 if one.step is None else float(one.step)]
         for key, value in one.moments.items():
             found[f"{one.name}@{one.start}/{key}"] = value.double().tolist()
     return found

@@ -22,9 +22,7 @@ def tiled_softmax(queries: Tensor, keys: Tensor, scale: Tensor, columns: Columns
     return _TiledSoftmax.apply(queries, keys, scale, columns, tile)
 
 
-def tiled_sigmoid(
-    queries: Tensor, keys: Tensor, scale: Tensor, bias: Tensor, columns: Columns, tile: int
-) -> Tensor:
+def tiled_sigmoid(queries: Tensor, keys: Tensor, scale: Tensor, bias: Tensor, columns: Columns, tile: int) -> Tensor:
     """Sum over all pairs of -log sigmoid(z (s q.k + bias)); arguments as in `sigmoid_contrast`."""
     return _TiledSigmoid.apply(queries, keys, scale, bias, columns, tile)
 

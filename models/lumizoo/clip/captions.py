@@ -57,7 +57,9 @@ def choose_caption(row: Row, sources: Sequence[CaptionSource], draw: np.random.G
     if draw is not None and len(sources) > 1:
         source = sources[int(draw.choice(len(sources), p=[one.share for one in sources]))]
     if source.part not in row.parts:
-        raise BadRow(f"the row has no .{source.part} with a caption (it has {', '.join(sorted(row.parts)) or 'nothing'})")
+        raise BadRow(
+            f"the row has no .{source.part} with a caption (it has {', '.join(sorted(row.parts)) or 'nothing'})"
+        )
     try:
         text = row.parts[source.part].decode("utf-8")
     except UnicodeDecodeError:

@@ -21,13 +21,9 @@ def no_decay(model: nn.Module, rule: str) -> frozenset[str]:
     if rule == "release-3":
         words = ("bn", "ln", "bias", "logit_scale")
         return frozenset(
-            name
-            for name, value in model.named_parameters()
-            if value.ndim < 2 or any(word in name for word in words)
+            name for name, value in model.named_parameters() if value.ndim < 2 or any(word in name for word in words)
         )
     if rule == "head":
         declared = ("positional_embedding", "visual.positional_embedding", "visual.class_embedding")
-        return frozenset(
-            name for name, value in model.named_parameters() if value.ndim <= 1 or name in declared
-        )
+        return frozenset(name for name, value in model.named_parameters() if value.ndim <= 1 or name in declared)
     raise ValueError(f"no rule {rule!r} for weight decay; there are {', '.join(RULES)}")

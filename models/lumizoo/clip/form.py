@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lumiray.errors import UserError, near
 from lumizoo.clip.config import ClipConfig
@@ -30,7 +30,7 @@ class Form:
     context_length: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: str
+    resize: Literal["shortest", "longest", "squash"]
     hf_tokenizer: str | None
     tokenizer_options: tuple[tuple[str, Any], ...]
 

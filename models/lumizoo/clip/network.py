@@ -39,7 +39,14 @@ def make_model(config: ClipConfig) -> nn.Module:
         raise UserError(f"--model {config.model}: captioning models (CoCa) are not trained by this system.")
     settings = {
         name: settings[name]
-        for name in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
+        for name in (
+            "embed_dim",
+            "vision_cfg",
+            "text_cfg",
+            "quick_gelu",
+            "init_logit_scale",
+            "init_logit_bias",
+        )
         if name in settings
     }
     kind = CustomTextCLIP if custom else CLIP

@@ -99,7 +99,10 @@ class ClipSystem(System):
         # through the model's own forward, not encode_image: under ZeRO 3 its hooks gather the parameters
         found = model(image=self.pixels(batch["image"]), text=batch["text"].long())
         image, text = (found["image_features"], found["text_features"]) if isinstance(found, dict) else found[:2]
-        rows = {"image": functional.normalize(image.float(), dim=-1), "text": functional.normalize(text.float(), dim=-1)}
+        rows = {
+            "image": functional.normalize(image.float(), dim=-1),
+            "text": functional.normalize(text.float(), dim=-1),
+        }
         if self.config.mask_duplicates != "none":
             rows["ids"] = batch["identity" if self.config.mask_duplicates == "identity" else "caption_id"]
         return rows

@@ -103,6 +103,17 @@ class Catalog:
             storage.write_atomically(storage.join(home, _SUMMARY), _summary_bytes(known))
         return [known[storage.base_name(shard.url)] for shard in shards]
 
+    def keep(self, written: Sequence[tuple[str, Rows]]) -> None:
+        """Index shards that were just written, whose rows are known without reading them again."""
+        home = self._writable()
+        known: dict[str, Known] = {}
+        for url, rows in written:
+            now = storage.entry(url)
+            shard = Listed(url, now.size, now.mark)
+            _write_rows(home, shard, rows)
+            known[now.name] = Known(now.name, now.size, now.mark, len(rows.offsets), _digest(rows))
+        storage.write_atomically(storage.join(home, _SUMMARY), _summary_bytes(known))
+
     def rows(self, shard: Listed) -> Rows:
         """Row offsets of a shard: from the index, or by scanning it where no index can be reached from here."""
         for folder in self.folders:
@@ -172,7 +183,12 @@ def _digest(rows: Rows) -> str:
 def _write_rows(folder: str, shard: Listed, rows: Rows) -> None:
     import pyarrow as pa
 
-    about = {"form": _FORM, "shard": storage.base_name(shard.url), "size": str(shard.size), "mark": shard.mark}
+    about = {
+        "form": _FORM,
+        "shard": storage.base_name(shard.url),
+        "size": str(shard.size),
+        "mark": shard.mark,
+    }
     schema = pa.schema([("offset", pa.int64()), ("length", pa.int64())], metadata=about)
     _put_table(pa.table([rows.offsets, rows.lengths], schema=schema), _path(folder, shard))
 

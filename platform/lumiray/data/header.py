@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
@@ -17,8 +17,7 @@ class TarError(Exception):
         self.offset = offset
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """One header block: name, bytes of data that follow, type flag (one byte)."""
 
     name: str
@@ -61,19 +60,22 @@ def _negative(block: bytes) -> int:
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def _number(field: bytes, offset: int) -> int:
     """Octal digits, or GNU's base 256 for what does not fit."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    digits = field.split(b"\0", 1)[0].strip(b" ")
+    digits = field.partition(b"\0")[0].strip(b" ")
     if not digits:
         return 0
-    if not all(48 <= digit <= 55 for digit in digits):
-        raise TarError("this is no tar header", offset)
-    return int(digits, 8)
+    if digits.isdigit():  # `int` alone would take signs and underscores
+        try:
+            return int(digits, 8)
+        except ValueError:
+            pass
+    raise TarError("this is no tar header", offset)
 
 
 def parse_pax(data: bytes, offset: int) -> dict[str, str]:

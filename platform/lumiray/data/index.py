@@ -55,7 +55,9 @@ class ShardSet:
         numbers = {folder: number for number, folder in enumerate(self.folders)}
         self.folder_of = np.array([numbers[folder] for folder in folders], dtype=np.int32)
         # fixed-width arrays, not lists of objects: a million names take 10 to 20 MB and pickle at once
-        self.names = np.array([storage.base_name(each.url).encode("utf-8") for each in listed], dtype=np.bytes_)
+        self.names = np.array(
+            [storage.base_name(each.url).encode("utf-8") for each in listed], dtype=np.bytes_
+        )
         self.marks = np.array([each.mark.encode() for each in listed], dtype=np.bytes_)
         self.sizes = np.array([each.size for each in listed], dtype=np.int64)
         self.rows_per_shard = np.asarray(rows_per_shard, dtype=np.int64)
@@ -88,7 +90,9 @@ class ShardSet:
         there = look_up(urls)
         missing = [url for url in urls if url not in there]
         if missing:
-            raise UserError(f"{len(missing)} shards are not there any more, such as {without_secrets(missing[0])}.")
+            raise UserError(
+                f"{len(missing)} shards are not there any more, such as {without_secrets(missing[0])}."
+            )
         listed = [there[url] for url in urls]
         rows: dict[str, int] = {}
         digests: dict[str, str] = {}
@@ -101,7 +105,10 @@ class ShardSet:
                 url = storage.join(folder, known.name)
                 rows[url], digests[url] = known.rows, known.digest
         opened = cls(
-            listed, np.array([rows[_plain(u)] for u in urls]), [digests[_plain(u)] for u in urls], index_folder
+            listed,
+            np.array([rows[_plain(u)] for u in urls]),
+            [digests[_plain(u)] for u in urls],
+            index_folder,
         )
         if digest is not None and opened.digest != digest:
             raise UserError(
@@ -213,7 +220,11 @@ class ShardSet:
             start, length = int(table.offsets[row]), int(table.lengths[row])
             wanted = length if length <= MAX_ROW_BYTES else 0
             last = spans[-1] if spans else None
-            if last is not None and start - last.stop <= _GAP and start + wanted - last.start <= _LONGEST_READ:
+            if (
+                last is not None
+                and start - last.stop <= _GAP
+                and start + wanted - last.start <= _LONGEST_READ
+            ):
                 last.stop = max(last.stop, start + wanted)
                 last.rows.append((ordinal, start, length))
             else:

@@ -17,7 +17,9 @@ _SMALL_BITS = 10
 _MASK64 = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_OFFSETS = np.array([(2 * i + 1) * 0xD1342543DE82EF95 & _MASK64 for i in range(_ROUNDS_SMALL)], dtype=np.uint64)
+_OFFSETS = np.array(
+    [(2 * i + 1) * 0xD1342543DE82EF95 & _MASK64 for i in range(_ROUNDS_SMALL)], dtype=np.uint64
+)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -30,7 +32,9 @@ def mix(values: np.ndarray) -> np.ndarray:
 def key_of(*parts: int | str) -> int:
     """A 64-bit key from seeds and names, the same on every machine (unlike `hash`)."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 def numbered_keys(key: int, numbers: np.ndarray) -> np.ndarray:

@@ -131,9 +131,9 @@ class Decoder:
         """Rows of a global batch, in planned order, with substitutes for those that cannot be used."""
         planned = planned_rows(self.spec.plan, entry)
         rows: list[Row | BadRow] = [BadRow("not read")] * len(planned)
-        for source in np.unique(planned.source):
-            places = np.flatnonzero(planned.source == source)
-            for place, row in zip(places, self.spec.sources[source].read(planned.row[places]), strict=True):
+        for number in np.unique(planned.source).tolist():
+            places = np.flatnonzero(planned.source == number)
+            for place, row in zip(places, self.spec.sources[number].read(planned.row[places]), strict=True):
                 rows[place] = row
         prepared, bad = [], []
         for place, row in enumerate(rows):
@@ -156,7 +156,9 @@ class Decoder:
                 row = self.spec.sources[source].read(np.array([ordinal]))[0]
         return self.system.collate(prepared), bad
 
-    def prepared(self, row: Row | BadRow, source: int, epoch: int, ordinal: int, attempt: int) -> dict[str, Any]:
+    def prepared(
+        self, row: Row | BadRow, source: int, epoch: int, ordinal: int, attempt: int
+    ) -> dict[str, Any]:
         """The system's arrays of a row, its random choices drawn from what the row is."""
         if isinstance(row, BadRow):
             raise row
@@ -231,9 +233,7 @@ class Decoders:
     object_store_bytes: int = 1 << 30
 
 
-def items(
-    spec: StreamSpec, rank: int, num_ranks: int, first_step: int, decoders: Decoders
-) -> Iterator[Item]:
+def items(spec: StreamSpec, rank: int, num_ranks: int, first_step: int, decoders: Decoders) -> Iterator[Item]:
     """A rank's part of training from `first_step` on, evaluations in their place.  Ray must be up."""
     return _run(spec, partial(entries, spec, rank, num_ranks, first_step), decoders)
 

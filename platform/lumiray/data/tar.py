@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,8 +36,7 @@ class BadShard(UserError):
     """An archive that cannot be read to its end; the message names shard and offset."""
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One plain file of an archive: where its headers begin, where its data lie, where the next member begins."""
 
     name: str
@@ -46,6 +46,7 @@ class Member:
 
     @property
     def end(self) -> int:
+        """Where the next header is."""
         return self.data + padded(self.size)
 
 
@@ -103,8 +104,10 @@ def members(window: Window) -> Iterator[Member | None]:
         if header.kind not in b"LKxg":
             size = _pax_size(pax, size, offset) if header.has_data else 0
         data = offset + BLOCK
-        if data + size > window.size:
-            raise TarError(f"{size} bytes of {header.name[:100]!r} should follow, the file ends before", offset)
+        if data + padded(size) > window.size:
+            raise TarError(
+                f"{size} bytes of {header.name[:100]!r} should follow, the file ends before", offset
+            )
         if header.kind in b"LKxg":
             if size > _LONGEST_NAME:
                 raise TarError(f"a name of {size} bytes", offset)
@@ -186,7 +189,9 @@ def scan_window(window: Window, url: str) -> ShardScan:
 def _refuse_compressed(window: Window) -> None:
     start = window.read(0, min(6, window.size))
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        raise TarError("it is compressed, and single rows of it cannot be reached; unpack it to a plain .tar", 0)
+        raise TarError(
+            "it is compressed, and single rows of it cannot be reached; unpack it to a plain .tar", 0
+        )
 
 
 def read_row(data: bytes, identity: int) -> Row:

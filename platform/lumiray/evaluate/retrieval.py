@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lumiray.evaluate.collect import Collected, gather_ranks, share_of_rank
-from lumiray.evaluate.ranks import partner_ranks
+from lumiray.evaluate.ranks import partner_ranks, top_candidates
 from lumiray.system import Batch
 
 KS = (1, 5, 10)
@@ -76,3 +77,13 @@ class RetrievalEvaluator:
         """Figures over all ranks' rows; equal on every rank."""
         self.features = self._collected.everywhere("row")
         return retrieval_metrics(self.features["image"].float(), self.features["text"].float())
+
+    def best_pictures(self, most: int) -> dict[str, list[Any]]:
+        """For every text the rows of its best pictures, and the rank of its own; call after `compute`."""
+        image, text = self.features["image"].float(), self.features["text"].float()
+        ranks = partner_ranks(text, image, torch.arange(len(text)))
+        return {
+            "row": self.features["row"].tolist(),
+            "best": top_candidates(text, image, most).tolist(),
+            "rank": ranks.tolist(),
+        }

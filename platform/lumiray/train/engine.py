@@ -144,7 +144,7 @@ def _device_of(batch: Batch) -> torch.device:
 def resolved_optimizer(published: Optimizer, run: RunConfig) -> Optimizer:
     """The player's published optimizer with the values that the user gave in their place."""
     own: OptimizerConfig = run.optimizer
-    given = {
+    given: dict[str, Any] = {
         "name": own.name,
         "lr": run.lr,
         "betas": own.betas,
@@ -173,9 +173,7 @@ def make_optimizer(module: nn.Module, player: Player, device: torch.device, offl
     if offload:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(
-            groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, adamw_mode=True
-        )
+        return DeepSpeedCPUAdam(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, adamw_mode=True)
     return torch.optim.AdamW(
         groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=device.type == "cuda"
     )
@@ -232,9 +230,7 @@ def own_settings(url: str) -> dict[str, Any]:
     return settings
 
 
-def make_engine(
-    system: System, player: Player, run: RunConfig, rows_per_rank: int, device: torch.device
-) -> Any:
+def make_engine(system: System, player: Player, run: RunConfig, rows_per_rank: int, device: torch.device) -> Any:
     """A DeepSpeed engine around the player's networks (torch.distributed must be up)."""
     import deepspeed
 

@@ -21,9 +21,7 @@ def device_peak(name: str) -> float | None:
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
-def model_flops_utilisation(
-    flops_per_sample: float | None, samples_per_s: float, num_devices: int
-) -> float | None:
+def model_flops_utilisation(flops_per_sample: float | None, samples_per_s: float, num_devices: int) -> float | None:
     """Share of the peak in [0, 1], or None where the model's work or the device's peak is not known."""
     import torch
 

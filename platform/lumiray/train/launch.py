@@ -83,7 +83,7 @@ def independent_of_here(job: JobConfig) -> JobConfig:
     from lumiray.data.listing import split_patterns
 
     run = job.run
-    places = {
+    places: dict[str, Any] = {
         name: "::".join(absolute(one) for one in split_patterns(value))
         for name in ("shards", "val_shards")
         if (value := getattr(run, name))
@@ -207,7 +207,7 @@ def _fit(spec: Any, resources: dict[str, float], workers: int, warm: threading.T
     from lumiray.train.cluster import ray_scratch
     from lumiray.train.worker import work
 
-    board = Board.remote()
+    board: Any = Board.remote()  # type: ignore[attr-defined]
     trainer = TorchTrainer(
         lambda config: work(config["spec"], config["board"]),
         train_loop_config={"spec": spec, "board": board},

@@ -79,9 +79,7 @@ def resolved_player(player: Player, run: RunConfig) -> Player:
     own = run.optimizer
     schedule = player.schedule
     if own.schedule is not None:
-        schedule = Schedule(
-            own.schedule, schedule.warmup, own.cooldown, own.cooldown_power, own.cooldown_end
-        )
+        schedule = Schedule(own.schedule, schedule.warmup, own.cooldown, own.cooldown_power, own.cooldown_end)
     if run.warmup is not None:
         schedule = replace(schedule, warmup=run.warmup)
     return replace(player, optimizer=resolved_optimizer(player.optimizer, run), schedule=schedule)
@@ -163,9 +161,7 @@ class Loop:
             player, engine = trained.player, trained.engine
             if step % player.every:
                 continue
-            rate = learning_rate(
-                player.schedule, player.optimizer.lr, self.counters.applied, self.place.total_steps
-            )
+            rate = learning_rate(player.schedule, player.optimizer.lr, self.counters.applied, self.place.total_steps)
             set_learning_rate(engine, rate)
             place = StepPlace(self.run.seed, step, self.place.num_micro_batches, self.place.num_ranks)
             sums = accumulate(engine, micros, place, self.masters(trained))
@@ -291,9 +287,7 @@ def _chain(first: Delivery, rest: Iterator[Delivery]) -> Iterator[Delivery]:
     yield from rest
 
 
-def evaluate_stage(
-    stage: Stage, players: dict[str, Trained], deliveries: Iterator[Delivery]
-) -> dict[str, float]:
+def evaluate_stage(stage: Stage, players: dict[str, Trained], deliveries: Iterator[Delivery]) -> dict[str, float]:
     """All evaluations that the stage names, in one pass over the deliveries; equal on all ranks."""
     trained = next(iter(players.values()))
     evaluators = [evaluator(name) for name in stage.metrics]

@@ -6,23 +6,51 @@ network, and embeds its share of the rows.  Results do not depend on the number 
 
 from __future__ import annotations
 
+import json
+import time
 import uuid
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from lumiray.config import JobConfig
 from lumiray.data.stream import Decoders, StreamSpec
 from lumiray.errors import RunFailure, UserError
+from lumiray.settings_file import job_from, read_settings
+from lumiray.storage import absolute, join, write_atomically
+from lumiray.system import stage_named
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is evaluated, on what."""
+
+    val_shards: str
+    """Shards to evaluate on: a folder, pattern, list with `::`, or s3:// address."""
+    run: str | None = None
+    """A run's output: its configuration and its last checkpoint are used."""
+    checkpoint: str | None = None
+    """A checkpoint of that run in place of the last one."""
+    model: str | None = None
+    """Without --run: the system's model, such as ViT-B-32."""
+    weights: str | None = None
+    """Without --run: an open_clip pretrained tag, or a file."""
+    workers: int = 1
+    """Evaluating processes."""
+    batch_size: int = 64
+    """Rows per forward."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward passes."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto uses GPUs where the cluster has them."""
+    output: str | None = None
+    """Where the figures go as JSON; `RUN/scores/TIME.json` if not given."""
+    sheet: int = 0
+    """Queries on a sheet with their five best pictures, written beside the figures."""
 
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """What every scoring worker needs.
-
-    Args:
-        checkpoint: address of a checkpoint, or None to use the weights that the job's configuration names.
-        precision: fp32 | bf16 | fp16 of the forward passes.
-    """
+    """What every evaluating worker needs; `checkpoint` is None for weights of the configuration."""
 
     job: JobConfig
     stream: StreamSpec
@@ -32,11 +60,92 @@ class ScoreSpec:
     decoders: Decoders
     device: str
     threads: int
-    keep_rows: str | None = None
+    num_best: int = 0
+
+
+def score(slug: str, options: ScoreOptions) -> dict[str, Any]:
+    """Evaluate, write the figures, and return them.
+
+    Raises:
+        UserError: neither a run nor a model is named, or the run has no checkpoint.
+        RunFailure: a worker failed.
+    """
+    from lumiray.train.cluster import share_out, start_ray
+    from lumiray.train.manifest import latest
+
+    job = job_of(slug, options)
+    checkpoint = options.checkpoint and absolute(options.checkpoint)
+    if options.run and not checkpoint:
+        manifest = latest(absolute(options.run))
+        if manifest is None:
+            raise UserError(f"--run {options.run} has no complete checkpoint yet.")
+        checkpoint = manifest.url
+    start_ray()
+    import ray
+
+    stream, stage = evaluation_stream(job, options)
+    run = replace(job.run, workers=options.workers, device=options.device)
+    shares = share_out(run, options.workers, ray.cluster_resources())
+    spec = ScoreSpec(
+        job,
+        stream,
+        stage,
+        checkpoint,
+        options.precision,
+        shares.decoders,
+        shares.device,
+        shares.threads,
+        num_best=5 if options.sheet else 0,
+    )
+    found = _fit(spec, options.workers, shares.worker)
+    figures = {"checkpoint": checkpoint, "val_shards": options.val_shards, "metrics": found["metrics"]}
+    name = f"scores/{time.strftime('%Y%m%d-%H%M%S')}.json"
+    place = options.output or join(options.run or ".", name)
+    write_atomically(place, json.dumps(figures, indent=1).encode())
+    return figures | {"written": place, "best": found.get("best")}
+
+
+def job_of(slug: str, options: ScoreOptions) -> JobConfig:
+    """The job whose networks are evaluated: the run's own, or a model that is named."""
+    if options.run:
+        return job_from(slug, read_settings(join(options.run, "config.yaml")), f"--run {options.run}")
+    if not options.model:
+        raise UserError("Say what to evaluate: --run OUTPUT, or --model NAME --weights TAG_OR_FILE.")
+    if not options.weights:
+        raise UserError(f"--model {options.model} needs --weights: fresh weights retrieve nothing.")
+    job = job_from(slug, {"model": options.model, "weights": options.weights}, "command line")
+    from lumiray.registry import system as make_system
+
+    return replace(job, system=make_system(slug, job.system).portable())
+
+
+def evaluation_stream(job: JobConfig, options: ScoreOptions) -> tuple[StreamSpec, str]:
+    """The stream of an evaluation by itself, and its stage."""
+    from lumiray.data.listing import split_patterns
+    from lumiray.data.parallel import open_shards
+    from lumiray.data.plan import Plan, PlanSettings, Source
+    from lumiray.registry import system as make_system
+
+    patterns = "::".join(absolute(one) for one in split_patterns(options.val_shards))
+    shards = open_shards(patterns)
+    stage = stage_named(make_system(job.slug, job.system), None)
+    plan = Plan((Source("none", 1),), PlanSettings(), 1, 1, job.run.seed)  # nothing is trained
+    stream = StreamSpec(
+        slug=job.slug,
+        system_config=job.system,
+        stage=stage.name,
+        plan=plan,
+        sources=(),
+        seed=job.run.seed,
+        total_steps=0,
+        validation=shards,
+        evaluation_batch_size=options.batch_size,
+    )
+    return stream, stage.name
 
 
 def score_worker(spec: ScoreSpec, board: Any) -> None:
-    """Entry point of a Ray Train worker: embed this rank's rows, compute, rank 0 hands over the metrics."""
+    """Entry point of a Ray Train worker: embed this rank's rows, compute, rank 0 hands over the figures."""
     import ray
     import ray.train
     import torch
@@ -45,12 +154,12 @@ def score_worker(spec: ScoreSpec, board: Any) -> None:
     from lumiray.data.stream import evaluation_items
     from lumiray.evaluate.named import evaluator
     from lumiray.registry import system as make_system
-    from lumiray.system import stage_named
 
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(spec.threads)
-    device = torch.device("cuda", torch.cuda.current_device()) if spec.device == "gpu" else torch.device("cpu")
+    on_gpu = spec.device == "gpu"
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     feed = Feed(evaluation_items(spec.stream, rank, num_ranks, spec.decoders), 0, device)
     system = make_system(spec.job.slug, spec.job.system)
     stage = stage_named(system, spec.stage)
@@ -70,28 +179,26 @@ def score_worker(spec: ScoreSpec, board: Any) -> None:
                     one.update(outputs, delivery.tensors)
     finally:
         feed.close()
-    metrics: dict[str, float] = {}
+    found: dict[str, Any] = {"metrics": {}}
     for one in evaluators:
-        metrics |= one.compute()
+        found["metrics"] |= one.compute()
+        if spec.num_best and hasattr(one, "best_pictures"):
+            found["best"] = one.best_pictures(spec.num_best)
     if rank == 0:
-        ray.get(board.answer.remote(metrics))
+        ray.get(board.answer.remote(found))
 
 
-def score(spec: ScoreSpec, workers: int, resources: dict[str, float]) -> dict[str, float]:
-    """Start the workers and wait for their metrics.  Ray must be up.
-
-    Raises:
-        RunFailure: a worker failed; its reason is in the message.
-    """
+def _fit(spec: ScoreSpec, workers: int, resources: dict[str, float]) -> dict[str, Any]:
+    """Start the workers and wait for their figures.  Ray must be up."""
     import ray
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from lumiray.train.board import Board
     from lumiray.train.cluster import ray_scratch
-        from lumiray.train.worker import user_error_behind
+    from lumiray.train.worker import user_error_behind
 
-    board = Board.remote()
+    board: Any = Board.remote()  # type: ignore[attr-defined]
     trainer = TorchTrainer(
         lambda config: score_worker(config["spec"], config["board"]),
         train_loop_config={"spec": spec, "board": board},
@@ -99,15 +206,16 @@ def score(spec: ScoreSpec, workers: int, resources: dict[str, float]) -> dict[st
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=spec.device == "gpu", resources_per_worker=resources
         ),
-        run_config=ray.train.RunConfig(
-            name=f"lumiray-score-{uuid.uuid4().hex[:12]}", storage_path=ray_scratch()
-        ),
+        run_config=ray.train.RunConfig(name=f"lumiray-score-{uuid.uuid4().hex[:12]}", storage_path=ray_scratch()),
     )
     try:
         trainer.fit()
     except Exception as error:
         raise user_error_behind(error) or RunFailure(f"evaluation failed: {error}") from error
-    metrics = ray.get(board.answered.remote())
-    if metrics is None:
-        raise UserError("evaluation gave no metrics: the stage names none.")
-    return metrics
+    found = ray.get(board.answered.remote())
+    if found is None:
+        raise RunFailure("evaluation ended without figures.")
+    return found
+
+
+__all__ = ["ScoreOptions", "score"]

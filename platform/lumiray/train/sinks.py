@@ -13,7 +13,16 @@ from typing import Any, Protocol
 
 from lumiray.config import LogConfig
 from lumiray.errors import UserError
-from lumiray.storage import exists, is_s3, join, local_path, make_folder, put_file, read_bytes, write_atomically
+from lumiray.storage import (
+    exists,
+    is_s3,
+    join,
+    local_path,
+    make_folder,
+    put_file,
+    read_bytes,
+    write_atomically,
+)
 
 METRICS = "metrics.jsonl"
 UPLOAD_S = 30.0  # between copies of growing files to a store that cannot append

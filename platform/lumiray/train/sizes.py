@@ -50,8 +50,7 @@ def resolve_sizes(run: RunConfig, stage: Stage, stored: Mapping[str, Any] | None
     if batch % micro:
         below, above = batch - batch % micro or micro, batch + micro - batch % micro
         raise UserError(
-            f"--global-batch-size {batch} is not a multiple of --micro-batch-size {micro}; {below} or "
-            f"{above} would be."
+            f"--global-batch-size {batch} is not a multiple of --micro-batch-size {micro}; {below} or {above} would be."
         )
     return Sizes(batch, micro, _largest_divisor(batch // micro, run.workers))
 

@@ -146,7 +146,4 @@ def reduce_sums(sums: Sums) -> dict[str, float]:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(flat)
     values = flat.tolist()
-    return {
-        name: values[2 * i] / values[2 * i + 1] if values[2 * i + 1] else math.nan
-        for i, name in enumerate(sums)
-    }
+    return {name: values[2 * i] / values[2 * i + 1] if values[2 * i + 1] else math.nan for i, name in enumerate(sums)}

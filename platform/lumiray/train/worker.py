@@ -119,18 +119,16 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
 
     from lumiray.registry import system as make_system
     from lumiray.system import stage_named
+    from lumiray.train.board import StopWatch
     from lumiray.train.checkpoint import Checkpointer, restore
     from lumiray.train.loop import Counters, Loop, Place, make_players
     from lumiray.train.progress import Progress
-    from lumiray.train.board import StopWatch
 
     run = spec.job.run
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
     plan = spec.stream.plan
-    place = Place(
-        rank, num_ranks, device, plan.micro_batch_size, plan.num_micro_batches, spec.stream.total_steps
-    )
+    place = Place(rank, num_ranks, device, plan.micro_batch_size, plan.num_micro_batches, spec.stream.total_steps)
     system = make_system(spec.job.slug, spec.job.system)
     seed_everything(run.seed)  # the same initial weights on every rank
     system.build(stage_named(system, spec.stage)).to(device)
@@ -159,7 +157,7 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
             flops_per_sample=getattr(system, "flops_per_sample", lambda stage: None)(stage),
             num_devices=num_ranks,
         )
-        if manifest is not None:
+        if manifest is not None and position is not None:
             progress.message(f"resumed at step {position['step']} from {manifest.url}")
     loop = Loop(run, place, stage, players, feed, checkpointer, progress)
     if position is not None:

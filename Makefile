@@ -1,0 +1,50 @@
+# lumiray: `make demo` trains and shows a model from an empty machine, `make test` runs every test.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+UV_HOME := .cache/uv
+UV := $(UV_HOME)/bin/uv
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+env: $(STAMP) ## the environment in .venv, exactly as in requirements.lock
+
+$(UV):
+	@command -v c++ >/dev/null || { echo "a C++ compiler is missing (DeepSpeed builds a small extension): apt-get install g++"; exit 1; }
+	python3 -m venv $(UV_HOME)
+	$(UV_HOME)/bin/python -m pip install -q --disable-pip-version-check uv
+
+# the interpreter behind a version manager's shim is given to uv, so that it downloads none
+$(STAMP): $(UV) requirements.lock pyproject.toml
+	$(UV) venv -q --allow-existing --no-python-downloads --python "$$(python3 -c 'import sys; print(sys.executable)')" $(VENV)
+	$(UV) pip sync -q --python $(PYTHON) --require-hashes requirements.lock
+	$(UV) pip install -q --python $(PYTHON) --no-deps -e .
+	@touch $@
+
+demo: env ## train a small CLIP on emoji of one artist, retrieve another's, write a report
+	$(PYTHON) examples/emoji/demo.py
+
+check: env ## formatting, lint, types, import rules
+	ruff format --check .
+	ruff check .
+	mypy
+	PYTHONPATH=platform:models lint-imports --no-cache
+
+test: check ## every test
+	$(PYTHON) -m pytest
+
+bench: env ## every benchmark; one JSON file under benchmarks/results
+	$(PYTHON) benchmarks/collect.py
+
+lock: $(UV) ## resolve requirements.lock anew
+	$(UV) pip compile -q --no-header --no-annotate --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+
+clean: ## remove what was built, keep runs
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache build dist
