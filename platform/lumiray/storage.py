@@ -1,45 +1,66 @@
 """Files under local paths and s3:// addresses, through one set of functions.
 
 Everything that the platform reads or writes goes through here, so that a run on S3 behaves as one on a disk:
-writes are whole or absent, missing things and missing rights are one clear sentence, and no secret is ever part
-of a message.  Credentials, region and endpoint come from where the AWS tools look for them (environment, shared
-files, instance role; AWS_ENDPOINT_URL for other servers).
+writes are whole or absent, missing things and missing rights are one clear sentence (`storage_errors`), and no
+secret is ever part of a message.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-import random
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
+from lumiray import s3
 from lumiray.errors import UserError
+from lumiray.storage_errors import (
+    NoAccess,
+    NoBucket,
+    NotThere,
+    TooShort,
+    Unreachable,
+    clear_errors,
+    no_bucket,
+    without_secrets,
+)
 
-_ATTEMPTS = 6
-_T = TypeVar("_T")
+__all__ = [
+    "Entry",
+    "NoAccess",
+    "NoBucket",
+    "NotThere",
+    "TooShort",
+    "Unreachable",
+    "absolute",
+    "base_name",
+    "clear_errors",
+    "entry",
+    "exists",
+    "is_s3",
+    "join",
+    "list_entries",
+    "list_names",
+    "local_path",
+    "make_folder",
+    "open_url",
+    "parent",
+    "put_file",
+    "read_bytes",
+    "read_range",
+    "read_ranges",
+    "remove_tree",
+    "s3_ranges",
+    "whole_file",
+    "without_secrets",
+    "write_atomically",
+]
 
-
-class NotThere(UserError, FileNotFoundError):
-    """A file or folder that does not exist."""
-
-
-class NoBucket(NotThere):
-    """A bucket that does not exist."""
-
-
-class NoAccess(UserError, PermissionError):
-    """A file, folder or bucket that these credentials may not read or write."""
-
-
-class Unreachable(UserError, ConnectionError):
-    """A store that did not answer, also after several attempts."""
+s3_ranges = s3.ranges
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,7 @@ def local_path(url: str) -> str:
 def join(url: str, *parts: str) -> str:
     """Put names below a folder; names are joined with / and never leave it by being absolute."""
     for part in parts:
-        url = f"{url.rstrip('/') or '/'}/{part}".replace("//", "/", 1) if url == "/" else f"{url.rstrip('/')}/{part}"
+        url = f"{url.rstrip('/')}/{part}"
     return url
 
 
@@ -119,7 +140,7 @@ def entry(url: str) -> Entry:
             path = local_path(url)
             status = os.stat(path)
             return Entry(base_name(path), status.st_size, f"mtime:{status.st_mtime_ns}", os.path.isdir(path))
-        return _s3_entry(_s3(url).info(url))
+        return _s3_entry(s3.retried(lambda: s3.client(url).info(url)))
 
 
 def list_entries(folder: str, prefix: str = "") -> list[Entry]:
@@ -133,11 +154,11 @@ def list_entries(folder: str, prefix: str = "") -> list[Entry]:
     """
     with clear_errors(folder, "list"):
         if is_s3(folder):
-            store = _s3(folder)
-            found = store.find(folder.rstrip("/"), maxdepth=1, withdirs=True, detail=True, prefix=prefix)
-            if not found and not store.exists(_bucket(folder)):  # s3fs lists an absent bucket as an empty one
-                raise _no_bucket(folder, "list")
-            entries = [_s3_entry(info) for path, info in found.items() if path.rstrip("/") != _bare(folder)]
+            store, path = s3.client(folder), s3.path_of(folder)
+            found = s3.retried(lambda: store.find(path, maxdepth=1, withdirs=True, detail=True, prefix=prefix))
+            if not found and not store.exists(s3.bucket_of(folder)):  # s3fs lists an absent bucket as an empty one
+                raise no_bucket(folder, f"Cannot list {without_secrets(folder)}")
+            entries = [_s3_entry(info) for name, info in found.items() if name.rstrip("/") != path]
         else:
             try:
                 entries = [_local_entry(item) for item in os.scandir(local_path(folder))]
@@ -164,14 +185,16 @@ def open_url(url: str, mode: str = "rb") -> IO[Any]:
                 os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             return open(path, mode, encoding=None if "b" in mode else "utf-8")
         text = {} if "b" in mode else {"encoding": "utf-8"}
-        return _s3(url).open(url, mode, **text)
+        opened: IO[Any] = s3.client(url).open(url, mode, **text)
+        return opened
 
 
 def read_bytes(url: str) -> bytes:
     """A whole file."""
     with clear_errors(url, "read"):
         if is_s3(url):
-            return retried(lambda: _s3(url).cat_file(url))
+            data: bytes = s3.retried(lambda: s3.client(url).cat_file(url))
+            return data
         with open(local_path(url), "rb") as file:
             return file.read()
 
@@ -189,62 +212,23 @@ def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """Several (start, length) ranges of one file; in parallel and with retries on S3."""
     with clear_errors(url, "read"):
         if is_s3(url):
-            return s3_ranges([(url, start, length) for start, length in ranges])
+            return s3.ranges([(url, start, length) for start, length in ranges])
         handle = os.open(local_path(url), os.O_RDONLY)
         try:
             pieces = [_pread(handle, start, length) for start, length in ranges]
         finally:
             os.close(handle)
     for piece, (start, length) in zip(pieces, ranges, strict=True):
-        _check_length(url, start, length, piece)
+        if len(piece) != length:
+            raise s3.too_short(url, start, length, len(piece))
     return pieces
-
-
-def s3_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
-    """(url, start, length) ranges of s3 objects, fetched in parallel; what failed is asked again, with backoff.
-
-    Raises:
-        NotThere, NoAccess: at once.  Unreachable: after the last attempt.
-    """
-    pieces: dict[int, bytes] = {}
-    waiting = [number for number, (_, _, length) in enumerate(ranges) if length]
-    pieces.update((number, b"") for number, (_, _, length) in enumerate(ranges) if not length)
-    for attempt in range(_ATTEMPTS):
-        asked = [ranges[number] for number in waiting]
-        if not asked:
-            break
-        if attempt:
-            _back_off(attempt)
-        answers = _s3(asked[0][0]).cat_ranges(
-            [url for url, _, _ in asked],
-            [start for _, start, _ in asked],
-            [start + length for _, start, length in asked],
-            on_error="return",
-        )
-        failures = {}
-        for number, (url, start, length), answer in zip(waiting, asked, answers, strict=True):
-            if isinstance(answer, bytes) and len(answer) == length:
-                pieces[number] = answer
-            else:
-                failures[number] = answer
-                if isinstance(answer, Exception) and not _is_passing(answer):
-                    with clear_errors(url, "read"):
-                        raise answer
-        waiting = list(failures)
-    if waiting:
-        url, start, length = ranges[waiting[0]]
-        with clear_errors(url, "read"):
-            if isinstance(failures[waiting[0]], Exception):
-                raise failures[waiting[0]]
-        _check_length(url, start, length, failures[waiting[0]])
-    return [pieces[number] for number in range(len(ranges))]
 
 
 def write_atomically(url: str, data: bytes) -> None:
     """Write a file that is there whole or not at all, also after a crash (on S3: one put)."""
     with clear_errors(url, "write"):
         if is_s3(url):
-            retried(lambda: _s3(url).pipe_file(url, data))
+            s3.retried(lambda: s3.client(url).pipe_file(url, data))
             return
         with whole_file(local_path(url)) as file:
             file.write(data)
@@ -277,7 +261,7 @@ def put_file(path: str, url: str) -> None:
     """Copy a local file to an address; whole or not at all."""
     with clear_errors(url, "write"):
         if is_s3(url):
-            retried(lambda: _s3(url).put_file(path, url))
+            s3.retried(lambda: s3.client(url).put_file(path, url))
             return
         with open(path, "rb") as source, whole_file(local_path(url)) as target:
             shutil.copyfileobj(source, target, 1 << 20)
@@ -294,10 +278,10 @@ def remove_tree(url: str) -> None:
     """Remove a file, or a folder with all below it; nothing happens if it is not there."""
     with clear_errors(url, "remove"):
         if is_s3(url):
-            if len(_bare(url).split("/")) < 2:
+            if len(s3.path_of(url).split("/")) < 2:
                 raise UserError(f"{url} is a whole bucket, which is never removed: name a folder in it.")
-            store = _s3(url)
-            names = store.find(_bare(url))
+            store = s3.client(url)
+            names = store.find(s3.path_of(url))
             if names:
                 store.rm(names)
             return
@@ -306,79 +290,6 @@ def remove_tree(url: str) -> None:
             shutil.rmtree(path)
         elif os.path.lexists(path):
             os.unlink(path)
-
-
-def retried(action: Callable[[], _T]) -> _T:
-    """Do something on S3 again, with growing pauses, while its failures look as if they would pass."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            return action()
-        except Exception as error:
-            if attempt == _ATTEMPTS - 1 or not _is_passing(error):
-                raise
-            _back_off(attempt + 1)
-    raise AssertionError("unreachable")
-
-
-@contextmanager
-def clear_errors(url: str, verb: str) -> Iterator[None]:
-    """Turn the errors of file systems into sentences for users; the store's own text, which may quote, is left out."""
-    where = without_secrets(url)
-    try:
-        yield
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        if _code(error) == "NoSuchBucket":
-            raise _no_bucket(url, verb) from None
-        raise NotThere(f"Cannot {verb} {where}: it is not there. Check the address.") from None
-    except PermissionError:
-        mend = (
-            "Check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE or the instance's role) and the bucket's policy."
-            if is_s3(url)
-            else "Check the rights of the file and of its folder."
-        )
-        raise NoAccess(f"Cannot {verb} {where}: no permission. {mend}") from None
-    except (IsADirectoryError, NotADirectoryError):
-        raise UserError(f"Cannot {verb} {where}: a folder where a file should be, or the other way round.") from None
-    except Exception as error:
-        if not is_s3(url):
-            raise
-        name = type(error).__name__
-        if name in (
-            "NoCredentialsError",
-            "PartialCredentialsError",
-            "ProfileNotFound",
-            "TokenRetrievalError",
-        ):
-            raise NoAccess(
-                f"Cannot {verb} {where}: no S3 credentials found. Set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role."
-            ) from None
-        if _is_passing(error):
-            raise Unreachable(
-                f"Cannot {verb} {where}: {_endpoint()} does not answer as it should ({name}), also after "
-                "several attempts. Check the network, AWS_ENDPOINT_URL and AWS_REGION."
-            ) from None
-        raise
-
-
-def without_secrets(url: str) -> str:
-    """An address without user, password and query, as it may stand in a message or a log."""
-    if "://" not in url:
-        return url
-    scheme, rest = url.split("://", 1)
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
-
-
-def _check_length(url: str, start: int, length: int, piece: Any) -> None:
-    if not isinstance(piece, bytes) or len(piece) != length:
-        got = len(piece) if isinstance(piece, bytes) else 0
-        raise UserError(
-            f"{without_secrets(url)} ends too early: {length} bytes at offset {start} were wanted, {got} came. "
-            "It is truncated, or was replaced since it was listed."
-        )
 
 
 def _pread(handle: int, start: int, length: int) -> bytes:
@@ -394,29 +305,6 @@ def _pread(handle: int, start: int, length: int) -> bytes:
     return b"".join(pieces)
 
 
-def _back_off(attempt: int) -> None:
-    time.sleep(min(8.0, 0.2 * 2**attempt) * (0.5 + random.random() / 2))
-
-
-def _code(error: BaseException) -> str:
-    """The S3 error code behind an exception, or an empty string."""
-    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
-
-
-def _is_passing(error: Exception) -> bool:
-    """True for throttling, broken connections and server errors; False for what asking again cannot mend."""
-    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
-        return False
-    module = type(error).__module__.split(".")[0]
-    return isinstance(error, (OSError, TimeoutError)) or module in (
-        "botocore",
-        "aiobotocore",
-        "aiohttp",
-        "urllib3",
-    )
-
-
 def _local_entry(item: os.DirEntry[str]) -> Entry:
     try:
         status = item.stat()
@@ -429,45 +317,3 @@ def _s3_entry(info: dict[str, Any]) -> Entry:
     folder = info.get("type") == "directory"
     mark = f"etag:{str(info.get('ETag', '')).strip(chr(34))}"
     return Entry(base_name(info["name"]), int(info.get("size") or 0), mark, folder)
-
-
-def _no_bucket(url: str, verb: str) -> NoBucket:
-    return NoBucket(
-        f"Cannot {verb} {without_secrets(url)}: there is no bucket {_bucket(url)!r} at {_endpoint()}. "
-        "Check its name, and AWS_ENDPOINT_URL if it lies on a server of your own."
-    )
-
-
-def _bucket(url: str) -> str:
-    return _bare(url).split("/")[0]
-
-
-def _bare(url: str) -> str:
-    return url[len("s3://") :].rstrip("/")
-
-
-def _endpoint() -> str:
-    address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return without_secrets(address) if address else "Amazon S3"
-
-
-def _s3(url: str) -> Any:
-    """The S3 file system of this process.
-
-    Raises:
-        UserError: the address carries credentials.
-    """
-    if "@" in _bare(url).split("/")[0]:
-        raise UserError(
-            f"{without_secrets(url)} was given with credentials inside: leave them out of the address and set "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
-        )
-    return _s3_of_process(os.getpid())
-
-
-@lru_cache(maxsize=1)
-def _s3_of_process(process: int) -> Any:
-    import s3fs
-
-    # listings are not cached: a shard that was added or replaced must be seen
-    return s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)

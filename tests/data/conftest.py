@@ -49,7 +49,7 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A new bucket: its s3:// address, with the environment that reaches it."""
     import boto3
 
-    from lumiray import storage
+    from lumiray import s3 as s3_client
 
     for name, value in {
         "AWS_ENDPOINT_URL": s3_endpoint,
@@ -62,11 +62,11 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
-    storage._s3_of_process.cache_clear()
+    s3_client.forget_client()
     bucket = f"bucket-{os.getpid()}-{time.monotonic_ns()}"
     boto3.client("s3").create_bucket(Bucket=bucket)
     yield f"s3://{bucket}"
-    storage._s3_of_process.cache_clear()
+    s3_client.forget_client()
 
 
 Shards = Callable[..., list[str]]
@@ -85,9 +85,7 @@ def shards_in() -> Shards:
             with webdataset.TarWriter(buffer) as sink:
                 for _ in range(count):
                     picture = ordinal.to_bytes(4, "big") * (size // 4 + ordinal % 97)
-                    sink.write(
-                        {"__key__": f"{number:03d}-{ordinal:05d}", "bin": picture, "txt": f"row {ordinal}"}
-                    )
+                    sink.write({"__key__": f"{number:03d}-{ordinal:05d}", "bin": picture, "txt": f"row {ordinal}"})
                     ordinal += 1
             urls.append(storage.join(folder, f"{number:05d}.tar"))
             storage.write_atomically(urls[-1], buffer.getvalue())

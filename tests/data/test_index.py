@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lumiray import s3 as s3_client
 from lumiray import storage
 from lumiray.data import catalog
 from lumiray.data.index import ShardSet
@@ -76,15 +77,11 @@ def test_ordinals_are_located(tmp_path: Path, shards_in: ShardsIn) -> None:
             shards.locate(np.array([wrong]))
 
 
-def test_neighbours_are_fetched_with_one_request(
-    s3: str, shards_in: ShardsIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neighbours_are_fetched_with_one_request(s3: str, shards_in: ShardsIn, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = ShardSet.open(shards_in(s3 + "/set", [40, 40], size=20_000))
     shards.read(np.array([0, 79]))  # offsets are there now
     calls: list[str] = []
-    storage._s3("s3://x").s3.meta.events.register(
-        "before-call.s3", lambda model, **_: calls.append(model.name)
-    )
+    s3_client.client("s3://x").s3.meta.events.register("before-call.s3", lambda model, **_: calls.append(model.name))
     assert texts(shards.read(np.array([3, 4, 5, 6, 30, 50, 51, 52]))) == [
         f"row {n}" for n in (3, 4, 5, 6, 30, 50, 51, 52)
     ]
@@ -126,9 +123,7 @@ def test_a_changed_shard_is_refused_by_name(folder: str, shards_in: ShardsIn) ->
     ShardSet.open(urls)
     other = storage.read_bytes(urls[3]).replace(b"row 12", b"ROW 12")  # of equal size
     storage.write_atomically(urls[3], other)
-    with pytest.raises(
-        UserError, match=r"00003\.tar has changed since it was indexed.*remove .*lumiray-index"
-    ):
+    with pytest.raises(UserError, match=r"00003\.tar has changed since it was indexed.*remove .*lumiray-index"):
         ShardSet.open(urls)
     storage.remove_tree(storage.join(folder, catalog.FOLDER))
     assert "ROW 12" in texts(ShardSet.open(urls).read(np.arange(43)))
@@ -150,7 +145,7 @@ def test_an_index_in_the_cache_is_made_again_unless_a_run_goes_on(
     assert not (tmp_path / "set" / catalog.FOLDER).exists() and len(list(cache.rglob("*.parquet"))) == 6
     monkeypatch.setattr(storage, "whole_file", whole_file)
     shards_in(str(tmp_path / "set"), [10, 1, 0, 8, 25])
-    with pytest.raises(UserError, match="00000.tar has changed"):
+    with pytest.raises(UserError, match=r"00000\.tar has changed"):
         ShardSet.open(urls, digest=before.digest)
     again = Counting()
     assert ShardSet.open(urls, scan_map=again).num_rows == 44
@@ -197,7 +192,8 @@ def test_it_is_small_when_pickled_and_works_in_another_process(tmp_path: Path, s
         "import pickle, sys, numpy as np; s = pickle.load(sys.stdin.buffer); "
         "print([r.parts['txt'].decode() for r in s.read(np.array([499, 0, 300]))], s.num_rows)"
     )
-    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True, env=environment)
     assert done.stdout.decode().strip() == "['row 499', 'row 0', 'row 300'] 500"
 
 
@@ -210,9 +206,7 @@ def test_a_worker_that_cannot_reach_the_index_scans_for_itself(
     assert len(list(cache.rglob("*.parquet"))) == 2
 
 
-def test_offsets_in_memory_are_bounded(
-    tmp_path: Path, shards_in: ShardsIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offsets_in_memory_are_bounded(tmp_path: Path, shards_in: ShardsIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lumiray.data.index._OFFSETS_BYTES", 1000)
     shards = ShardSet.open(shards_in(str(tmp_path), [30] * 8))  # 480 bytes of offsets each
     for _ in range(2):

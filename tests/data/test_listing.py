@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lumiray import s3 as s3_client
 from lumiray import storage
 from lumiray.data.listing import expand, find
 from lumiray.errors import UserError
@@ -24,11 +25,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def short(folder: str, pattern: str | list[str]) -> list[str]:
-    one = (
-        pattern.replace("@", folder)
-        if isinstance(pattern, str)
-        else [p.replace("@", folder) for p in pattern]
-    )
+    one = pattern.replace("@", folder) if isinstance(pattern, str) else [p.replace("@", folder) for p in pattern]
     return [url.removeprefix(f"{folder}/").removesuffix(".tar") for url in expand(one)]
 
 
@@ -68,9 +65,7 @@ def test_sizes_and_marks_come_along(folder: str) -> None:
 def test_missing_shards_are_counted_and_the_first_are_named(folder: str) -> None:
     with pytest.raises(UserError, match=r"2 of the 3 shards .* missing: .*00003\.tar, .*00004\.tar\. Fetch"):
         expand(f"{folder}/a/{{00002..00004}}.tar")
-    with pytest.raises(
-        UserError, match=r"96 of the 100 shards .* missing: .*00003.*00004.*00005\.tar, \.\.\."
-    ):
+    with pytest.raises(UserError, match=r"96 of the 100 shards .* missing: .*00003.*00004.*00005\.tar, \.\.\."):
         expand(f"{folder}/a/{{00000..00099}}.tar")
 
 
@@ -111,7 +106,7 @@ def test_many_shards_cost_listings_not_one_request_each(s3: str, monkeypatch: py
     for number in range(60):
         storage.write_atomically(f"{s3}/many/{number:05d}.tar", b"")
     calls: list[str] = []
-    store = storage._s3("s3://x")
+    store = s3_client.client("s3://x")
     store.s3.meta.events.register("before-call.s3", lambda model, **_: calls.append(model.name))
     assert len(expand(f"{s3}/many/{{00000..00059}}.tar")) == 60
     assert len(calls) <= 2, calls

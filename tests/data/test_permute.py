@@ -62,9 +62,7 @@ def test_neighbours_part_and_epochs_are_unrelated() -> None:
 def test_the_permutation_never_changes() -> None:
     """A checkpoint made today must mean the same rows in every later version."""
     assert permute(np.arange(10), 10, 42).tolist() == PERMUTED_10
-    assert (
-        permute(np.array([0, 1, 123_456_789_012]), 10**12, key_of("order", 1, "a")).tolist() == PERMUTED_FAR
-    )
+    assert permute(np.array([0, 1, 123_456_789_012]), 10**12, key_of("order", 1, "a")).tolist() == PERMUTED_FAR
 
 
 def test_bad_input_is_refused() -> None:

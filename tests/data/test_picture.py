@@ -100,13 +100,11 @@ def _png(width: int, height: int, *chunks: bytes) -> bytes:
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     rest = b"".join(chunk(body[:4], body[4:]) for body in chunks)
-    return (
-        b"\x89PNG\r\n\x1a\n" + header + rest + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + header + rest + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 
 
 def test_headers_that_announce_too_many_pixels_are_refused_before_decoding() -> None:
-    with pytest.raises(BadRow, match="100000 x 100000|pixels"):
+    with pytest.raises(BadRow, match="pixels"):
         decode(_png(100_000, 100_000))
     jpeg = bytearray(KINDS["jpeg"])
     frame = jpeg.index(b"\xff\xc0")
@@ -155,9 +153,7 @@ def test_the_size_is_read_from_the_header() -> None:
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
-@pytest.mark.parametrize(
-    "shape", [(50, 70), (70, 50), (32, 32), (31, 97), (200, 33), (5, 7), (64, 65), (33, 32)]
-)
+@pytest.mark.parametrize("shape", [(50, 70), (70, 50), (32, 32), (31, 97), (200, 33), (5, 7), (64, 65), (33, 32)])
 def test_evaluation_pixels_are_those_of_open_clip(mode: str, shape: tuple[int, int]) -> None:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
@@ -187,9 +183,7 @@ def test_crops_are_distributed_as_torchvisions() -> None:
         for column in range(4):
             a, b = np.sort(theirs[:, column]), np.sort(ours[:, column])
             grid = np.union1d(a, b)
-            apart = (
-                np.abs(np.searchsorted(a, grid, "right") - np.searchsorted(b, grid, "right")).max() / count
-            )
+            apart = np.abs(np.searchsorted(a, grid, "right") - np.searchsorted(b, grid, "right")).max() / count
             assert apart < 1.95 * np.sqrt(2 / count), (scale, column, apart)  # p = 0.001
         assert (ours[:, 0] + ours[:, 2] <= height).all() and (ours[:, 1] + ours[:, 3] <= width).all()
 

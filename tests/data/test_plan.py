@@ -114,9 +114,7 @@ def test_the_global_batch_is_the_same_for_any_number_of_ranks(
     micro=st.integers(1, 16),
     start=st.integers(0, 10**12),
 )
-def test_quotas_add_up_never_go_back_and_stay_near_their_share(
-    weights: list[float], micro: int, start: int
-) -> None:
+def test_quotas_add_up_never_go_back_and_stay_near_their_share(weights: list[float], micro: int, start: int) -> None:
     mixture = Mixture(tuple(weights))
     total = sum(Fraction(str(weight)) for weight in weights)
     depth = max(1, (len(weights) - 1).bit_length())
@@ -151,9 +149,7 @@ def test_mixed_batches_are_the_same_for_any_ranks_and_positions() -> None:
             rows = [plan.batch(step, plan.micro_batches_of(rank, world)).row for rank in range(world)]
             assert np.array_equal(np.concatenate(rows), whole.row)
         for index in range(6):
-            assert np.array_equal(
-                plan.micro_batch(step, index).source, whole.source[index * 4 : index * 4 + 4]
-            )
+            assert np.array_equal(plan.micro_batch(step, index).source, whole.source[index * 4 : index * 4 + 4])
 
 
 def test_adding_a_source_leaves_the_order_of_the_others() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lumiray import s3 as s3_client
 from lumiray import storage
 from lumiray.errors import UserError
 
@@ -66,15 +67,20 @@ def test_what_is_not_there_is_named(folder: str) -> None:
 def test_an_interrupted_write_leaves_the_old_file_and_no_remains(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
     storage.write_atomically(path, b"old")
-    with pytest.raises(KeyboardInterrupt), storage.whole_file(path) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with storage.whole_file(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert Path(path).read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_an_absent_bucket_is_named(s3: str) -> None:
-    with pytest.raises(storage.NotThere, match="no bucket 'no-such-bucket'.*AWS_ENDPOINT_URL"):
+    with pytest.raises(storage.NotThere, match=r"no bucket 'no-such-bucket'.*AWS_ENDPOINT_URL"):
         storage.list_names("s3://no-such-bucket/folder")
     with pytest.raises(storage.NotThere, match="no-such-bucket"):
         storage.write_atomically("s3://no-such-bucket/file", b"x")
@@ -87,13 +93,11 @@ def test_a_whole_bucket_is_never_removed(s3: str) -> None:
     assert storage.exists(s3 + "/a")
 
 
-def test_an_endpoint_that_is_down_is_named_after_several_attempts(
-    s3: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endpoint_that_is_down_is_named_after_several_attempts(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
-    storage._s3_of_process.cache_clear()
+    monkeypatch.setattr(s3_client, "_ATTEMPTS", 2)
+    s3_client.forget_client()
     with pytest.raises(storage.Unreachable, match=r"Cannot read s3://.*127\.0\.0\.1:9 does not answer"):
         storage.read_bytes(s3 + "/a")
 
@@ -103,7 +107,7 @@ def test_missing_credentials_are_said(s3: str, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    storage._s3_of_process.cache_clear()
+    s3_client.forget_client()
     with pytest.raises(storage.NoAccess, match="no S3 credentials found"):
         storage.list_names(s3)
 

@@ -46,10 +46,7 @@ def parts_of(url: str) -> list[tuple[str, dict[str, bytes]]]:
 def by_webdataset(url: str) -> list[tuple[str, dict[str, bytes]]]:
     """What webdataset's own reader makes of a shard."""
     pipeline = webdataset.DataPipeline(webdataset.SimpleShardList([url]), webdataset.tarfile_to_samples())
-    return [
-        (sample["__key__"], {k: v for k, v in sample.items() if not k.startswith("__")})
-        for sample in pipeline
-    ]
+    return [(sample["__key__"], {k: v for k, v in sample.items() if not k.startswith("__")}) for sample in pipeline]
 
 
 PLAIN: Members = [
@@ -88,18 +85,14 @@ def test_rows_are_those_of_webdataset(tmp_path: Path, form: int) -> None:
 def test_what_webdataset_writes_is_read(tmp_path: Path) -> None:
     with webdataset.ShardWriter(str(tmp_path / "%05d.tar"), maxcount=3, verbose=False) as sink:
         for number in range(7):
-            sink.write(
-                {"__key__": f"k{number}", "jpg": os.urandom(700), "cls": number, "json": {"n": number}}
-            )
+            sink.write({"__key__": f"k{number}", "jpg": os.urandom(700), "cls": number, "json": {"n": number}})
     assert sorted(os.listdir(tmp_path)) == ["00000.tar", "00001.tar", "00002.tar"]
     for name in os.listdir(tmp_path):
         assert parts_of(str(tmp_path / name)) == by_webdataset(str(tmp_path / name))
 
 
 def test_single_rows_are_read_from_their_range_alone(tmp_path: Path) -> None:
-    members = [
-        (f"{'long' * 40}{n:03d}.{part}", os.urandom(n * 37)) for n in range(40) for part in ("jpg", "txt")
-    ]
+    members = [(f"{'long' * 40}{n:03d}.{part}", os.urandom(n * 37)) for n in range(40) for part in ("jpg", "txt")]
     url = archive(tmp_path / "a.tar", members, tarfile.PAX_FORMAT)
     scan = scan_shard(url)
     assert len(scan) == 40 and (scan.row_offsets % 512 == 0).all() and (np.diff(scan.row_offsets) > 0).all()
@@ -170,7 +163,7 @@ def test_an_archive_without_its_end_is_read_and_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"\x1f\x8b" + bytes(600), b"BZh9" + bytes(600), b"\xfd7zXZ\0" + bytes(600)])
 def test_compressed_shards_are_refused_with_the_mend(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(data)
-    with pytest.raises(BadShard, match="compressed.*unpack"):
+    with pytest.raises(BadShard, match=r"compressed.*unpack"):
         scan_shard(str(tmp_path / "a.tar"))
 
 
@@ -204,21 +197,15 @@ def test_sizes_in_extended_headers_count(tmp_path: Path) -> None:
     """pax may hold the true size, and the header a zero."""
     data = os.urandom(1500)
     record = b"13 size=1500\n"
-    extended = member("x", len(record), kind=tarfile.XHDTYPE).tobuf(tarfile.USTAR_FORMAT) + record.ljust(
-        512, b"\0"
-    )
+    extended = member("x", len(record), kind=tarfile.XHDTYPE).tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0")
     body = member("1.jpg", 0).tobuf(tarfile.USTAR_FORMAT) + data.ljust(1536, b"\0")
     (tmp_path / "a.tar").write_bytes(extended + body + bytes(1024))
     assert parts_of(str(tmp_path / "a.tar")) == [("1", {"jpg": data})]
 
 
-@pytest.mark.parametrize(
-    "record", [b"99 path=a\n", b"0 path=a\n", b"x path=a\n", b"10 pathaaa\n", b"9 path=a"]
-)
+@pytest.mark.parametrize("record", [b"99 path=a\n", b"0 path=a\n", b"x path=a\n", b"10 pathaaa\n", b"9 path=a"])
 def test_broken_extended_headers_are_refused(tmp_path: Path, record: bytes) -> None:
-    extended = member("x", len(record), kind=tarfile.XHDTYPE).tobuf(tarfile.USTAR_FORMAT) + record.ljust(
-        512, b"\0"
-    )
+    extended = member("x", len(record), kind=tarfile.XHDTYPE).tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0")
     (tmp_path / "a.tar").write_bytes(extended + member("1.jpg").tobuf(tarfile.USTAR_FORMAT))
     with pytest.raises(BadShard, match="extended header"):
         scan_shard(str(tmp_path / "a.tar"))

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from PIL import Image
+
 from lumiray import storage
 from lumiray.data import write
 from lumiray.data.index import ShardSet
@@ -21,12 +23,11 @@ from lumiray.data.listing import expand
 from lumiray.data.write import make_shards, read_manifest, write_shards
 from lumiray.errors import UserError
 from lumiray.system import Row
-from PIL import Image
 
 Table = list[dict[str, Any]]
 
 
-@pytest.fixture()
+@pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Seven pictures of several kinds in a folder `in/pictures`."""
     folder = tmp_path / "in" / "pictures"
@@ -93,9 +94,7 @@ def test_a_folder_of_pictures_with_texts_beside_them(tmp_path: Path, photos: Pat
     (photos / "p4.json").write_text('{"caption": "from json", "id": 4}')
     make_shards(str(photos.parent), str(tmp_path / "out"))
     rows = contents(str(tmp_path / "out"))
-    assert [row.parts["txt"].decode() for row in rows] == [
-        "from json" if n == 4 else f"text of p{n}" for n in range(7)
-    ]
+    assert [row.parts["txt"].decode() for row in rows] == ["from json" if n == 4 else f"text of p{n}" for n in range(7)]
     assert json.loads(rows[4].parts["json"]) == {"caption": "from json", "id": 4}
 
 
@@ -144,7 +143,13 @@ def test_s3_to_s3(tmp_path: Path, s3: str, photos: Path) -> None:
     manifest = make_shards(f"{s3}/in/photos.jsonl", f"{s3}/out", rows_per_shard=5)
     assert [row.parts["txt"].decode() for row in contents(f"{s3}/out")] == [r["title"] for r in rows_of(photos)]
     assert read_manifest(f"{s3}/out") == manifest
-    assert storage.list_names(f"{s3}/out") == [".lumiray-index", "00000.tar", "00001.tar", "manifest.json", "sizes.json"]
+    assert storage.list_names(f"{s3}/out") == [
+        ".lumiray-index",
+        "00000.tar",
+        "00001.tar",
+        "manifest.json",
+        "sizes.json",
+    ]
 
 
 def test_shards_close_at_the_number_of_bytes(tmp_path: Path) -> None:
@@ -157,16 +162,18 @@ def test_shards_close_at_the_number_of_bytes(tmp_path: Path) -> None:
 
 def test_missing_pictures_and_captions_are_named_before_anything_is_written(tmp_path: Path, photos: Path) -> None:
     rows = rows_of(photos)
-    for wrong, message in (
-        ({"filepath": "pictures/none.jpg"}, r"photos.csv, row 5: the picture .*none\.jpg is not there"),
-        ({"title": "  "}, "row 5: there is no caption"),
-        ({"filepath": ""}, "row 5: there is no picture"),
+    for number, (wrong, message) in enumerate(
+        (
+            ({"filepath": "pictures/none.jpg"}, r"photos.csv, row 5: the picture .*none\.jpg is not there"),
+            ({"title": "  "}, "row 5: there is no caption"),
+            ({"filepath": ""}, "row 5: there is no picture"),
+        )
     ):
         source = table(photos.parent, [*rows[:4], rows[4] | wrong, *rows[5:]], "csv")
         with pytest.raises(UserError, match=message):
             make_shards(source, str(tmp_path / "out"))
         assert not (tmp_path / "out").exists()
-        manifest = make_shards(source, str(tmp_path / f"skip {message[:9]}{len(wrong)}{list(wrong)[0]}{message[-9:]}"), skip_missing=True)
+        manifest = make_shards(source, str(tmp_path / f"skipped{number}"), skip_missing=True)
         assert manifest.rows == 6 and manifest.skipped == 1 and "1 left out" in str(manifest)
 
 
@@ -232,5 +239,5 @@ def test_keys_that_would_not_come_back_are_refused(tmp_path: Path, key: str) -> 
 def test_a_damaged_manifest_is_said(tmp_path: Path) -> None:
     write_shards([("a", {"txt": b"1"})], str(tmp_path))
     (tmp_path / "manifest.json").write_text('{"form": "lumiray-shards-1"}')
-    with pytest.raises(UserError, match="manifest.json is damaged"):
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         read_manifest(str(tmp_path))

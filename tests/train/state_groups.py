@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,12 @@ TABLE = [(stage, precision) for precision in PRECISIONS for stage in STAGES]
 SAVED_AT, END = 3, 6
 
 
-def allow_fp16() -> None:
+def get_ready() -> None:
     """Let DeepSpeed train in fp16 on the CPU: only its check of the device stands in the way."""
     from deepspeed.accelerator import get_accelerator
 
     get_accelerator().is_fp16_supported = lambda: True
+    gc.freeze()  # DeepSpeed collects garbage for every engine of stage 3: not through all of torch each time
 
 
 def everywhere(value: Any) -> list[Any]:
@@ -62,7 +64,7 @@ def plain(tensors: dict[str, torch.Tensor] | None) -> dict[str, list[float]]:
 
 def fragments(rank: int, world: int) -> dict[str, Any]:
     """Read, write and clamp the state of every kind of engine."""
-    allow_fp16()
+    get_ready()
     return {
         "fields": {f"{stage}/{precision}": fields(stage, precision) for stage, precision in TABLE},
         "read": {f"{stage}/{precision}": read(stage, precision) for stage, precision in TABLE},
@@ -197,7 +199,7 @@ OF_ONE_BY_THREE = ["one>0", "one>1", "one>3"]
 
 
 def by_two(rank: int, world: int, root: str) -> dict[str, Any]:
-    allow_fp16()
+    get_ready()
     everything = [f"{saved}-fp32>{loaded}" for saved in STAGES for loaded in STAGES]
     return {
         "table": {
@@ -210,10 +212,12 @@ def by_two(rank: int, world: int, root: str) -> dict[str, Any]:
 
 
 def by_one(rank: int, world: int, root: str) -> dict[str, Any]:
+    get_ready()
     return {"table": {"one": resume(2, "fp32", f"{root}/one")}, "across": across(root, OF_TWO_BY_ONE)}
 
 
 def by_three(rank: int, world: int, root: str) -> dict[str, Any]:
+    get_ready()
     return {"across": across(root, [*OF_TWO_BY_THREE, *OF_ONE_BY_THREE])}
 
 
@@ -222,8 +226,7 @@ def others(root: str) -> dict[str, Any]:
     return {
         "momentum": resume(1, "fp32", f"{root}/momentum", optimizer="momentum"),
         "sgd": resume(3, "bf16", f"{root}/sgd", optimizer="sgd"),
-        "cpu-adam-2": resume(2, "bf16", f"{root}/two", optimizer="cpu-adam", **offload),
-        "cpu-adam-3": resume(3, "fp32", f"{root}/three", optimizer="cpu-adam", **offload),
+        "cpu-adam": resume(3, "bf16", f"{root}/cpu-adam", optimizer="cpu-adam", **offload),
         "before-any-step": resume(0, "bf16", f"{root}/before", steps=0),
     }
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,6 +55,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
+        """Bytes in memory."""
         return int(self.offsets.nbytes + self.lengths.nbytes)
 
 
@@ -103,6 +105,12 @@ class Catalog:
             storage.write_atomically(storage.join(home, _SUMMARY), _summary_bytes(known))
         return [known[storage.base_name(shard.url)] for shard in shards]
 
+    def complaints(self, shards: Sequence[Listed]) -> list[str]:
+        """Shards that have changed since they were indexed, one line each."""
+        known, _ = self._summary()
+        changed = [shard for shard in shards if _is_changed(shard, known.get(storage.base_name(shard.url)))]
+        return [f"{without_secrets(shard.url)}: has changed since it was indexed" for shard in changed]
+
     def keep(self, written: Sequence[tuple[str, Rows]]) -> None:
         """Index shards that were just written, whose rows are known without reading them again."""
         home = self._writable()
@@ -123,10 +131,8 @@ class Catalog:
                 continue
         scan = scan_shard(shard.url)
         rows = Rows(scan.row_offsets, scan.row_lengths)
-        try:
+        with suppress(OSError, UserError):  # a full or read-only disk costs time here, it does not stop a run
             _write_rows(self.apart, shard, rows)
-        except (OSError, UserError):  # a full or read-only disk costs time here, it does not stop a run
-            pass
         return rows
 
     def _summary(self) -> tuple[dict[str, Known], str | None]:

@@ -95,7 +95,7 @@ def _fast_jpeg(data: bytes) -> np.ndarray | None:
 
 
 def _with_pil(data: bytes, max_pixels: int) -> np.ndarray:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -107,7 +107,7 @@ def _with_pil(data: bytes, max_pixels: int) -> np.ndarray:
         raise
     except Image.DecompressionBombError:
         raise BadRow(f"the picture has more than the {max_pixels} pixels that are read") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadRow(f"not a picture ({len(data)} bytes)") from None
     # decoders of broken files raise nearly anything: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:

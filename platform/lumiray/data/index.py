@@ -55,9 +55,7 @@ class ShardSet:
         numbers = {folder: number for number, folder in enumerate(self.folders)}
         self.folder_of = np.array([numbers[folder] for folder in folders], dtype=np.int32)
         # fixed-width arrays, not lists of objects: a million names take 10 to 20 MB and pickle at once
-        self.names = np.array(
-            [storage.base_name(each.url).encode("utf-8") for each in listed], dtype=np.bytes_
-        )
+        self.names = np.array([storage.base_name(each.url).encode("utf-8") for each in listed], dtype=np.bytes_)
         self.marks = np.array([each.mark.encode() for each in listed], dtype=np.bytes_)
         self.sizes = np.array([each.size for each in listed], dtype=np.int64)
         self.rows_per_shard = np.asarray(rows_per_shard, dtype=np.int64)
@@ -90,9 +88,7 @@ class ShardSet:
         there = look_up(urls)
         missing = [url for url in urls if url not in there]
         if missing:
-            raise UserError(
-                f"{len(missing)} shards are not there any more, such as {without_secrets(missing[0])}."
-            )
+            raise UserError(f"{len(missing)} shards are not there any more, such as {without_secrets(missing[0])}.")
         listed = [there[url] for url in urls]
         rows: dict[str, int] = {}
         digests: dict[str, str] = {}
@@ -138,7 +134,9 @@ class ShardSet:
 
     def name_of(self, shard: int) -> str:
         """Path of a shard below the folder that all shards have in common: the same after the data moved."""
-        return self._relative[self.folder_of[shard]] + self.names[shard].decode("utf-8")
+        name: bytes = self.names[shard]
+        folder: str = self._relative[self.folder_of[shard]]
+        return folder + name.decode("utf-8")
 
     def locate(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shard numbers and rows within the shards, int64, shape of `ordinals`.
@@ -220,11 +218,7 @@ class ShardSet:
             start, length = int(table.offsets[row]), int(table.lengths[row])
             wanted = length if length <= MAX_ROW_BYTES else 0
             last = spans[-1] if spans else None
-            if (
-                last is not None
-                and start - last.stop <= _GAP
-                and start + wanted - last.start <= _LONGEST_READ
-            ):
+            if last is not None and start - last.stop <= _GAP and start + wanted - last.start <= _LONGEST_READ:
                 last.stop = max(last.stop, start + wanted)
                 last.rows.append((ordinal, start, length))
             else:
@@ -260,8 +254,8 @@ class ShardSet:
         """Of names, sizes, counts and offsets, not of marks or folders: the same for a faithful copy."""
         digest = hashlib.blake2b(digest_size=16)
         for number in range(len(self)):
-            line = f"{self.name_of(number)}\x1f{self.sizes[number]}\x1f{self.rows_per_shard[number]}\x1f{digests[number]}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
+            about = (self.name_of(number), self.sizes[number], self.rows_per_shard[number], digests[number])
+            digest.update(("\x1f".join(map(str, about)) + "\n").encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -26,9 +26,7 @@ class Mixture:
     def __init__(self, weights: tuple[float, ...]) -> None:
         for weight in weights:
             if not 0 < weight < float("inf"):
-                raise UserError(
-                    f"The weight of a source in a mixture must be a number above 0, not {weight}."
-                )
+                raise UserError(f"The weight of a source in a mixture must be a number above 0, not {weight}.")
         # the decimal that the user wrote, not its binary neighbour: 0.1 is a tenth
         self.weights = tuple(Fraction(str(weight)) for weight in weights)
 

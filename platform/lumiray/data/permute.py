@@ -17,24 +17,21 @@ _SMALL_BITS = 10
 _MASK64 = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_OFFSETS = np.array(
-    [(2 * i + 1) * 0xD1342543DE82EF95 & _MASK64 for i in range(_ROUNDS_SMALL)], dtype=np.uint64
-)
+_OFFSETS = np.array([(2 * i + 1) * 0xD1342543DE82EF95 & _MASK64 for i in range(_ROUNDS_SMALL)], dtype=np.uint64)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser: uint64 -> uint64 of the same shape, every bit depends on every bit."""
     values = (values ^ (values >> np.uint64(30))) * _FIRST
     values = (values ^ (values >> np.uint64(27))) * _SECOND
-    return values ^ (values >> np.uint64(31))
+    mixed: np.ndarray = values ^ (values >> np.uint64(31))
+    return mixed
 
 
 def key_of(*parts: int | str) -> int:
     """A 64-bit key from seeds and names, the same on every machine (unlike `hash`)."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-    )
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def numbered_keys(key: int, numbers: np.ndarray) -> np.ndarray:

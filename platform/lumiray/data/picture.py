@@ -130,9 +130,7 @@ def _pil_resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
     if picture.shape[:2] == (height, width):
         return picture
-    return np.array(
-        Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.BICUBIC)
-    )
+    return np.array(Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _center(picture: np.ndarray, size: int, fill: int) -> np.ndarray:

@@ -102,7 +102,8 @@ class Order:
         within = self._within_groups(positions - shuffled, groups, epoch)
         shuffled += within
         places = shuffled // self.slice_rows
-        return self._slices(places, epoch) * self.slice_rows + (shuffled - places * self.slice_rows)
+        rows: np.ndarray = self._slices(places, epoch) * self.slice_rows + (shuffled - places * self.slice_rows)
+        return rows
 
     def _within_groups(self, offsets: np.ndarray, groups: np.ndarray, epoch: int) -> np.ndarray:
         """Permute offsets inside their groups; the last group may be smaller than the others."""
@@ -237,9 +238,7 @@ class Plan:
 
     def fitting_world(self, workers: int) -> int:
         """The largest number of ranks, at most `workers`, that divides K."""
-        return max(
-            w for w in range(1, min(workers, self.num_micro_batches) + 1) if self.num_micro_batches % w == 0
-        )
+        return max(w for w in range(1, min(workers, self.num_micro_batches) + 1) if self.num_micro_batches % w == 0)
 
     def steps_for(self, epochs: float, source: str | None = None) -> int:
         """Optimizer steps until a source has been passed `epochs` times; the last batch may run past it.
@@ -255,9 +254,7 @@ class Plan:
         if source is None and len(names) > 1:
             raise UserError(f"--epochs with several sources needs the one that counts: {', '.join(names)}.")
         if source is not None and source not in names:
-            raise UserError(
-                f"There is no source {source!r} to count epochs of; there are {', '.join(names)}."
-            )
+            raise UserError(f"There is no source {source!r} to count epochs of; there are {', '.join(names)}.")
         number = 0 if source is None else names.index(source)
         rows = math.ceil(Fraction(str(epochs)) * self.sources[number].rows)
         return math.ceil(self.mixture.first_position(number, rows) / self.global_batch_size)
@@ -272,9 +269,7 @@ class Plan:
         size = self.micro_batch_size
         edges = np.array([self.mixture.counts(number * size) for number in range(first, last + 1)])
         quotas = np.diff(edges, axis=0)  # (micro-batches, sources)
-        source = np.repeat(
-            np.tile(np.arange(len(self.sources), dtype=np.int32), last - first), quotas.ravel()
-        )
+        source = np.repeat(np.tile(np.arange(len(self.sources), dtype=np.int32), last - first), quotas.ravel())
         epoch, row = np.empty(len(source), np.int64), np.empty(len(source), np.int64)
         for number in range(len(self.sources)):
             mine = slice(None) if len(self.sources) == 1 else source == number

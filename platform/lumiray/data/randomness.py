@@ -12,9 +12,7 @@ import struct
 import numpy as np
 
 
-def row_generator(
-    seed: int, epoch: int, source: str, shard_path: str, row: int, draw: int = 0
-) -> np.random.Generator:
+def row_generator(seed: int, epoch: int, source: str, shard_path: str, row: int, draw: int = 0) -> np.random.Generator:
     """A generator for every random choice made for one row.
 
     Args:

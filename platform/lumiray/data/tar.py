@@ -105,9 +105,7 @@ def members(window: Window) -> Iterator[Member | None]:
             size = _pax_size(pax, size, offset) if header.has_data else 0
         data = offset + BLOCK
         if data + padded(size) > window.size:
-            raise TarError(
-                f"{size} bytes of {header.name[:100]!r} should follow, the file ends before", offset
-            )
+            raise TarError(f"{size} bytes of {header.name[:100]!r} should follow, the file ends before", offset)
         if header.kind in b"LKxg":
             if size > _LONGEST_NAME:
                 raise TarError(f"a name of {size} bytes", offset)
@@ -189,9 +187,7 @@ def scan_window(window: Window, url: str) -> ShardScan:
 def _refuse_compressed(window: Window) -> None:
     start = window.read(0, min(6, window.size))
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        raise TarError(
-            "it is compressed, and single rows of it cannot be reached; unpack it to a plain .tar", 0
-        )
+        raise TarError("it is compressed, and single rows of it cannot be reached; unpack it to a plain .tar", 0)
 
 
 def read_row(data: bytes, identity: int) -> Row:

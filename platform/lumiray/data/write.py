@@ -301,7 +301,7 @@ def _staged(url: str) -> Iterator[IO[bytes]]:
             yield file
         return
     with tempfile.NamedTemporaryFile(suffix=".tar") as temporary:
-        yield temporary  # type: ignore[misc]  # a wrapper around a file is one
+        yield temporary
         temporary.flush()
         storage.put_file(temporary.name, url)
 
