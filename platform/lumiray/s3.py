@@ -40,8 +40,10 @@ def _client_of(process: int) -> Any:
     """One per process: connections do not survive a fork."""
     import s3fs
 
-    # listings are not cached: a shard that was added or replaced must be seen
-    return s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+    # listings are not cached: a shard that was added or replaced must be seen.  s3fs asks five times and botocore
+    # three times for each of these, within about ten seconds; six attempts of ours on top outlast a minute
+    retries = {"mode": "standard", "total_max_attempts": 3}
+    return s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs={"retries": retries})
 
 
 def forget_client() -> None:
@@ -91,7 +93,8 @@ def ranges(asked: Sequence[tuple[str, int, int]]) -> list[bytes]:
                 pieces[number] = answer
                 continue
             failures[number] = answer
-            if isinstance(answer, Exception) and not is_passing(answer):
+            cut = isinstance(answer, bytes) and client(url).info(url)["size"] >= start + length
+            if not cut and not (isinstance(answer, Exception) and is_passing(answer)):
                 _raise(answer, url, start, length)
         waiting = list(failures)
     if waiting:

@@ -225,6 +225,14 @@ class System(ABC):
         """
         raise TypeError(f"{self.slug}: player {player!r} has no loss over the global batch")
 
+    def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Our tensors (`KEY.name`) under the names and shapes of the published checkpoints."""
+        return state
+
+    def flops_per_sample(self, stage: Stage) -> float | None:
+        """Arithmetic of forward and backward for one sample, in FLOPs, if the system knows it."""
+        return None
+
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Outputs that this system's evaluations read, without gradient, fp32."""
         raise TypeError(f"{self.slug} has no embedding")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -20,7 +21,7 @@ from lumizoo.clip.config import ClipConfig
 from lumizoo.clip.decay import no_decay
 from lumizoo.clip.form import Form, form_of, model_settings
 from lumizoo.clip.prepare import Prepare
-from lumizoo.clip.weights import is_file
+from lumizoo.clip.weights import is_file, to_open_clip
 
 SCALE, BIAS = "clip.logit_scale", "clip.logit_bias"
 
@@ -116,6 +117,25 @@ class ClipSystem(System):
         else:
             total = softmax_contrast(rows["image"], rows["text"], scale, ids, self.config.loss_tile)
         return {"contrastive": Term(total, len(rows["image"]), Scope.GLOBAL)}
+
+    def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """open_clip's names and shapes."""
+        return to_open_clip(state)
+
+    def flops_per_sample(self, stage: Stage) -> float:
+        """Matrix work of forward and backward (three times forward) for one picture and its caption."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        model = copy.deepcopy(self.networks["clip"]).to("meta")
+        size = self.form.size
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            dtype = next(model.parameters()).dtype
+            model(
+                image=torch.empty(1, 3, size, size, device="meta", dtype=dtype),
+                text=torch.zeros(1, self.form.context_length, dtype=torch.int64, device="meta"),
+            )
+        return 3.0 * counter.get_total_flops()
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Normalised features, fp32: `image` and `text`, each `(b, D)`."""

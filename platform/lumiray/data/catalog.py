@@ -73,7 +73,8 @@ class Catalog:
         named = hashlib.blake2b(_absolute(shards_folder).encode("utf-8", "surrogateescape"), digest_size=12)
         root = index_folder if index_folder is not None else _cache_root()
         self.apart = storage.join(root, named.hexdigest())
-        self.folders = [self.apart] if index_folder is not None else [self.beside, self.apart]
+        self.in_cache = index_folder is None
+        self.folders = [self.beside, self.apart] if self.in_cache else [self.apart]
 
     def up_to_date(
         self,
@@ -88,7 +89,7 @@ class Catalog:
         """
         known, home = self._summary()
         changed = [shard for shard in shards if _is_changed(shard, known.get(storage.base_name(shard.url)))]
-        if changed and not (rebuild and home == self.apart):
+        if changed and not (rebuild and self.in_cache and home == self.apart):
             first = known[storage.base_name(changed[0].url)]
             now = f"{changed[0].size} bytes, {changed[0].mark}"
             raise UserError(
@@ -99,7 +100,7 @@ class Catalog:
         stale = {storage.base_name(shard.url) for shard in changed}
         todo = [shard for shard in shards if storage.base_name(shard.url) not in known.keys() - stale]
         if todo:
-            home = home if home is not None else self._writable()
+            home = self._writable(known, home)
             for entry in scan_map(partial(index_shard, folder=home), todo):
                 known[entry.name] = entry
             storage.write_atomically(storage.join(home, _SUMMARY), _summary_bytes(known))
@@ -113,7 +114,7 @@ class Catalog:
 
     def keep(self, written: Sequence[tuple[str, Rows]]) -> None:
         """Index shards that were just written, whose rows are known without reading them again."""
-        home = self._writable()
+        home = self._writable({}, None)
         known: dict[str, Known] = {}
         for url, rows in written:
             now = storage.entry(url)
@@ -147,15 +148,13 @@ class Catalog:
                 return known, folder
         return {}, None
 
-    def _writable(self) -> str:
-        """The first folder that can be written."""
-        for folder in self.folders[:-1]:
-            try:
-                storage.write_atomically(storage.join(folder, _SUMMARY), _summary_bytes({}))
+    def _writable(self, known: dict[str, Known], home: str | None) -> str:
+        """The folder where the index goes on: where it was found, if that can be written, or the first that can."""
+        for folder in [home] if home == self.apart else self.folders[:-1]:
+            with suppress(OSError, UserError):
+                storage.write_atomically(storage.join(folder, _SUMMARY), _summary_bytes(known))
                 return folder
-            except (OSError, UserError):
-                continue
-        return self.folders[-1]
+        return self.apart
 
 
 def index_shard(shard: Listed, folder: str) -> Known:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from lumiray import storage
-from lumiray.data.catalog import Catalog, Rows
+from lumiray.data.catalog import Catalog, Known, Rows
 from lumiray.data.listing import Listed, look_up
 from lumiray.data.tar import MAX_ROW_BYTES, read_row
 from lumiray.errors import UserError
@@ -66,7 +66,7 @@ class ShardSet:
     @classmethod
     def open(
         cls,
-        urls: Sequence[str],
+        urls: Sequence[str] | Sequence[Listed],
         index_folder: str | None = None,
         scan_map: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
         digest: str | None = None,
@@ -74,7 +74,7 @@ class ShardSet:
         """Find the rows of all shards, indexing those that have no index yet.
 
         Args:
-            urls: addresses from `listing.expand`.
+            urls: addresses from `listing.expand`; what `listing.find` gives is not looked up once more.
             index_folder: where the index lies; beside the shards, or in the cache, if not given.
             scan_map: calls a function for each of many shards, as `map`; Ray can do it in parallel, for function,
                 arguments and results can be pickled and the order of the results does not matter.
@@ -85,27 +85,16 @@ class ShardSet:
         """
         if not urls:
             raise UserError("There are no shards to open.")
-        there = look_up(urls)
-        missing = [url for url in urls if url not in there]
-        if missing:
-            raise UserError(f"{len(missing)} shards are not there any more, such as {without_secrets(missing[0])}.")
-        listed = [there[url] for url in urls]
-        rows: dict[str, int] = {}
-        digests: dict[str, str] = {}
+        listed = _listed(urls)
         by_folder: dict[str, list[Listed]] = {}
         for each in listed:
             by_folder.setdefault(storage.parent(each.url), []).append(each)
+        known: dict[str, Known] = {}
         for folder, shards in by_folder.items():
-            catalog = Catalog(folder, index_folder)
-            for known in catalog.up_to_date(shards, scan_map, rebuild=digest is None):
-                url = storage.join(folder, known.name)
-                rows[url], digests[url] = known.rows, known.digest
-        opened = cls(
-            listed,
-            np.array([rows[_plain(u)] for u in urls]),
-            [digests[_plain(u)] for u in urls],
-            index_folder,
-        )
+            found = Catalog(folder, index_folder).up_to_date(shards, scan_map, rebuild=digest is None)
+            known.update((shard.url, one) for shard, one in zip(shards, found, strict=True))
+        rows = np.array([known[each.url].rows for each in listed], dtype=np.int64)
+        opened = cls(listed, rows, [known[each.url].digest for each in listed], index_folder)
         if digest is not None and opened.digest != digest:
             raise UserError(
                 f"The shards are not those that the run began with: their digest is {opened.digest}, not {digest}. "
@@ -283,5 +272,10 @@ def _parsed(data: bytes, start: int, length: int, ordinal: int) -> Row | BadRow:
         return error
 
 
-def _plain(url: str) -> str:
-    return storage.join(storage.parent(url), storage.base_name(url))
+def _listed(urls: Sequence[str] | Sequence[Listed]) -> list[Listed]:
+    unknown = [url for url in urls if isinstance(url, str)]
+    there = look_up(unknown)
+    missing = [url for url in unknown if url not in there]
+    if missing:
+        raise UserError(f"{len(missing)} shards are not there any more, such as {without_secrets(missing[0])}.")
+    return [there[url] if isinstance(url, str) else url for url in urls]

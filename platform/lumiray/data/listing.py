@@ -109,7 +109,7 @@ def _find_one(pattern: str) -> list[Listed]:
         elif _is_glob(url):
             shards.extend(_glob(url))
         else:
-            inside = _folder(url)
+            inside = None if url.endswith(".tar") else _folder(url)
             shards.extend(inside or [])
             if inside is None:
                 missing.append(url)

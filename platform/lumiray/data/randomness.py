@@ -11,6 +11,8 @@ import struct
 
 import numpy as np
 
+_MASK64 = (1 << 64) - 1
+
 
 def row_generator(seed: int, epoch: int, source: str, shard_path: str, row: int, draw: int = 0) -> np.random.Generator:
     """A generator for every random choice made for one row.
@@ -23,7 +25,7 @@ def row_generator(seed: int, epoch: int, source: str, shard_path: str, row: int,
         row: row within the shard.
         draw: 0, or the attempt where a row is drawn again.
     """
-    numbers = struct.pack("<qqqq", seed, epoch, row, draw)
+    numbers = struct.pack("<QQQQ", seed & _MASK64, epoch, row, draw)
     names = f"{source}\x1f{shard_path}".encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(names, digest_size=16, key=numbers).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

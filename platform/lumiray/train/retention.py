@@ -19,18 +19,17 @@ def superfluous(
     Args:
         metrics: step -> metrics of that checkpoint.
         keep: newest checkpoints that stay, at least 1.
-        best: (metric, "max" or "min") whose best checkpoint stays besides; of equal ones the newest.
+        best: (metric, "max" or "min") whose best checkpoint stays besides; of equal ones the first, for later
+            ones may carry along the metrics of an evaluation before them.
     """
     stay = set(sorted(metrics)[-max(keep, 1) :])
     if best:
         name, mode = best
         sign = 1 if mode == "max" else -1
         scored = [
-            (sign * one[name], step)
-            for step, one in metrics.items()
-            if math.isfinite(one.get(name, math.nan))
+            (sign * one[name], -step) for step, one in metrics.items() if math.isfinite(one.get(name, math.nan))
         ]
-        stay |= {max(scored)[1]} if scored else set()
+        stay |= {-max(scored)[1]} if scored else set()
     return sorted(set(metrics) - stay)
 
 

@@ -132,6 +132,7 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     system = make_system(spec.job.slug, spec.job.system)
     seed_everything(run.seed)  # the same initial weights on every rank
     system.build(stage_named(system, spec.stage)).to(device)
+    flops = system.flops_per_sample(stage_named(system, spec.stage)) if rank == 0 else None
     stage = stage_named(system, spec.stage)  # again: names without decay are known once networks exist
     players = make_players(system, stage, run, place)
     best = run.checkpoint.best
@@ -154,7 +155,7 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
             total_steps=place.total_steps,
             first_step=int(position["step"]) if position else 0,
             log=run.log,
-            flops_per_sample=getattr(system, "flops_per_sample", lambda stage: None)(stage),
+            flops_per_sample=flops,
             num_devices=num_ranks,
         )
         if manifest is not None and position is not None:

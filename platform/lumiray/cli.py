@@ -1,0 +1,120 @@
+"""The `lumiray` command: shards, doctor, export, report, systems.  Jobs are scripts of their own, in jobs/."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from lumiray import __version__
+from lumiray.errors import UserError
+
+
+def _shards_make(given: argparse.Namespace) -> None:
+    from lumiray.data.write import make_shards
+
+    print(make_shards(given.source, given.output, rows_per_shard=given.rows_per_shard, skip_missing=given.skip_missing))
+
+
+def _shards_info(given: argparse.Namespace) -> None:
+    from lumiray.data.describe import describe
+
+    print(describe("::".join(given.shards)))
+
+
+def _shards_verify(given: argparse.Namespace) -> None:
+    from lumiray.data.verify import verify
+    from lumiray.errors import RunFailure
+
+    problems = verify("::".join(given.shards))
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise RunFailure(f"{len(problems)} problems found.")
+    print("no problems found")
+
+
+def _doctor(given: argparse.Namespace) -> None:
+    from lumiray.doctor import run_doctor
+
+    sys.exit(run_doctor(given.output, given.shards))
+
+
+def _export(given: argparse.Namespace) -> None:
+    from lumiray.train.export import export_run
+
+    print(export_run(given.run, given.format, given.output, given.checkpoint))
+
+
+def _report(given: argparse.Namespace) -> None:
+    from lumiray.evaluate.report import write_report
+
+    print(write_report(given.run))
+
+
+def _systems(given: argparse.Namespace) -> None:
+    from lumiray.registry import slugs, system
+
+    for slug in slugs():
+        stages = ", ".join(f"{stage.name} ({stage.record})" for stage in system(slug).stages())
+        print(f"{slug:16s} {stages}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; imports nothing heavy."""
+    top = argparse.ArgumentParser("lumiray", description=__doc__)
+    top.add_argument("--version", action="version", version=__version__)
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+
+    shards = verbs.add_parser("shards", help="make, describe and verify WebDataset shards")
+    kinds = shards.add_subparsers(metavar="VERB", required=True)
+    make = _verb(kinds, "make", _shards_make, "write a folder, CSV, parquet or JSON lines as shards")
+    make.add_argument("source", help="table with picture paths and captions, or a folder")
+    make.add_argument("output", help="folder for the shards, local or s3://")
+    make.add_argument("--rows-per-shard", type=int, default=10_000)
+    make.add_argument("--skip-missing", action="store_true", help="leave out rows whose picture is not there")
+    for name, action, words in (
+        ("info", _shards_info, "counts, sizes, extensions, captions"),
+        ("verify", _shards_verify, "find truncated, corrupt and duplicate members"),
+    ):
+        _verb(kinds, name, action, words).add_argument("shards", nargs="+", help="folder, pattern or s3://")
+
+    doctor = _verb(verbs, "doctor", _doctor, "check this machine, the cluster, storage and disk")
+    doctor.add_argument("--output", help="where runs will write")
+    doctor.add_argument("--shards", help="where shards will be read")
+
+    export = _verb(verbs, "export", _export, "write a run's weights as one file")
+    export.add_argument("run", help="a run's output")
+    export.add_argument("--format", default="open_clip", help="open_clip (default) or safetensors")
+    export.add_argument("--output", required=True, help="file to write")
+    export.add_argument("--checkpoint", help="a checkpoint in place of the newest")
+
+    _verb(verbs, "report", _report, "write a run's HTML report").add_argument("run", help="a run's output")
+    _verb(verbs, "systems", _systems, "list the systems that can be trained")
+    return top
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    action: Callable[[argparse.Namespace], None],
+    words: str,
+) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=words, description=words)
+    verb.set_defaults(action=action)
+    return verb
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; the exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        given.action(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""A store that throttles, breaks connections and answers short: asked again, nothing lost, or a clear error."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from lumiray import s3 as s3_client
+from lumiray import storage
+from lumiray.data.index import ShardSet
+from lumiray.errors import UserError
+from lumiray.system import Row
+
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+class Proxy:
+    """Stands before the S3 server and does to `GET` requests what `faults` says, one after the other."""
+
+    def __init__(self, target: str) -> None:
+        self.target = urlsplit(target).netloc
+        self.faults: list[str] = []
+        self.requests = 0
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                onward = http.client.HTTPConnection(proxy.target)
+                onward.request(self.command, self.path, body, dict(self.headers))
+                answer = onward.getresponse()
+                data = answer.read()
+                ranged = self.command == "GET" and "Range" in self.headers
+                proxy.requests += ranged
+                fault = proxy.faults.pop(0) if ranged and proxy.faults else ""
+                if fault == "throttle":
+                    self.send_response(503)
+                    self.send_header("Content-Length", str(len(SLOW_DOWN)))
+                    self.end_headers()
+                    self.wfile.write(SLOW_DOWN)
+                    return
+                self.send_response(answer.status)
+                sent = data[: len(data) // 2] if fault in ("cut", "short") else data
+                length = len(sent) if fault == "short" else len(data)
+                for name, value in answer.getheaders():
+                    if name.lower() not in ("content-length", "connection", "transfer-encoding"):
+                        self.send_header(name, value)
+                length = int(answer.getheader("Content-Length") or 0) if self.command == "HEAD" else length
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                self.wfile.write(sent)
+                if fault == "cut":
+                    self.close_connection = True
+
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def proxy(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    standing = Proxy(s3_endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", standing.address)
+    monkeypatch.setattr(s3_client, "_LONGEST_PAUSE_S", 0.02)
+    s3_client.forget_client()
+    yield standing
+    standing.server.shutdown()
+    standing.server.server_close()
+
+
+@pytest.mark.parametrize("fault", ["throttle", "cut", "short"])
+def test_rows_come_whole_through_faults(s3: str, proxy: Proxy, shards_in: Callable[..., list[str]], fault: str) -> None:
+    shards = ShardSet.open(shards_in(f"{s3}/set", [30, 30], size=40_000))
+    proxy.faults = [fault, fault, "", fault, fault]
+    rows = shards.read(np.arange(0, 60, 5))
+    assert not proxy.faults and proxy.requests > 12  # all faults were met
+    assert [row.parts["txt"].decode() for row in rows if isinstance(row, Row)] == [f"row {n}" for n in range(0, 60, 5)]
+    assert all(row.parts["bin"][:4] == row.identity.to_bytes(4, "big") for row in rows if isinstance(row, Row))
+
+
+def test_a_store_that_stays_away_is_named(s3: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_atomically(f"{s3}/file", bytes(1000))
+    monkeypatch.setattr(s3_client, "_ATTEMPTS", 2)
+    s3_client.client(s3).retries = 1  # s3fs's own
+    proxy.faults = ["throttle"] * 1000
+    with pytest.raises(storage.Unreachable, match=r"Cannot read s3://.*/file: http://127.* does not answer.*SlowDown"):
+        storage.read_range(f"{s3}/file", 0, 100)
+
+
+def test_a_file_that_is_too_short_is_not_asked_for_again(s3: str, proxy: Proxy) -> None:
+    storage.write_atomically(f"{s3}/file", bytes(1000))
+    with pytest.raises(UserError, match=r"file ends too early: 100 bytes at offset 950"):
+        storage.read_range(f"{s3}/file", 950, 100)
+    assert proxy.requests == 1
+
+
+def test_what_was_put_under_throttling_is_whole(s3: str, proxy: Proxy) -> None:
+    data = np.random.default_rng(0).bytes(3 << 20)
+    storage.write_atomically(f"{s3}/large", data)
+    proxy.faults = ["cut", "throttle"]
+    assert storage.read_ranges(f"{s3}/large", [(0, 1 << 20), (1 << 20, 2 << 20)]) == [data[: 1 << 20], data[1 << 20 :]]
