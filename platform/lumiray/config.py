@@ -111,8 +111,6 @@ class LogConfig:
     """Weights & Biases project."""
     mlflow: str | None = None
     """MLflow experiment (the server is MLFLOW_TRACKING_URI)."""
-    record_rows: bool = False
-    """Write the identity of every consumed row beside the metrics (proofs of exactly-once)."""
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import http.client
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+
 from lumiray import s3 as s3_client
 from lumiray import storage
 from lumiray.data.index import ShardSet
+from lumiray.data.listing import expand
 from lumiray.errors import UserError
 from lumiray.system import Row
 
@@ -114,3 +117,26 @@ def test_what_was_put_under_throttling_is_whole(s3: str, proxy: Proxy) -> None:
     storage.write_atomically(f"{s3}/large", data)
     proxy.faults = ["cut", "throttle"]
     assert storage.read_ranges(f"{s3}/large", [(0, 1 << 20), (1 << 20, 2 << 20)]) == [data[: 1 << 20], data[1 << 20 :]]
+
+
+def test_a_bucket_without_rights_is_said_with_the_mend(s3: str, s3_endpoint: str) -> None:
+    def unauthorised_requests(allowed: str) -> None:
+        headers = {"Content-Type": "text/plain"}
+        request = urllib.request.Request(f"{s3_endpoint}/moto-api/reset-auth", allowed.encode(), headers)
+        urllib.request.urlopen(request).close()
+
+    storage.write_atomically(f"{s3}/set/00000.tar", bytes(1024))
+    unauthorised_requests("0")
+    try:
+        for action in (
+            lambda: expand(f"{s3}/set"),
+            lambda: expand(f"{s3}/set/00000.tar"),
+            lambda: storage.read_bytes(f"{s3}/set/00000.tar"),
+            lambda: storage.read_range(f"{s3}/set/00000.tar", 0, 10),
+            lambda: storage.write_atomically(f"{s3}/x", b"x"),
+        ):
+            with pytest.raises(storage.NoAccess, match=r"no permission\. Check the credentials") as caught:
+                action()
+            assert "hush-hush" not in str(caught.value) and "testing" not in str(caught.value)
+    finally:
+        unauthorised_requests("inf")

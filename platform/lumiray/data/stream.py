@@ -118,9 +118,7 @@ class Decoder:
             The system's arrays with a leading axis of one: a block is one row to Ray Data, so that it is
             never cut or joined on its way.
         """
-        entry = Entry(
-            str(batch["kind"][0]), int(batch["step"][0]), int(batch["start"][0]), int(batch["stop"][0])
-        )
+        entry = Entry(str(batch["kind"][0]), int(batch["step"][0]), int(batch["start"][0]), int(batch["stop"][0]))
         arrays, bad = self.training(entry) if entry.kind == TRAIN else self.evaluation(entry)
         block = {name: value[None] for name, value in arrays.items()}
         block["_entry"] = np.array([json.dumps([*entry])])
@@ -156,9 +154,7 @@ class Decoder:
                 row = self.spec.sources[source].read(np.array([ordinal]))[0]
         return self.system.collate(prepared), bad
 
-    def prepared(
-        self, row: Row | BadRow, source: int, epoch: int, ordinal: int, attempt: int
-    ) -> dict[str, Any]:
+    def prepared(self, row: Row | BadRow, source: int, epoch: int, ordinal: int, attempt: int) -> dict[str, Any]:
         """The system's arrays of a row, its random choices drawn from what the row is."""
         if isinstance(row, BadRow):
             raise row

@@ -52,8 +52,8 @@ def line_chart(lines: Sequence[Line], x_name: str, percent: bool = False, from_z
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     for tick in x_ticks:
-        if x_low <= tick <= x_high:
-            x, _ = place(tick, y_low)
+        x, _ = place(tick, y_low)
+        if x_low <= tick <= x_high and x < WIDTH - RIGHT - 56:  # the axis' name stands at its end
             parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{tick:.6g}</text>')
     parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">{escape(x_name)}</text>')
     for number, line in enumerate(drawn):

@@ -81,7 +81,7 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     recall = [
         curve(f"{direction}_R@{k}", evaluations, f"{words} R@{k}")
         for direction, words in (("text_to_image", "text to picture"), ("image_to_text", "picture to text"))
-        for k in (1, 5, 10)
+        for k in (1, 10)
     ]
     return [
         Chart("Loss", "Contrastive loss of each logged step.", line_chart([curve("loss", training, "loss")], "step")),
@@ -97,9 +97,7 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
             line_chart([curve("data_wait_share", training, "waiting", "time_s")], "seconds", percent=True),
         ),
         Chart("Learning rate", "As set before each step.", line_chart([curve("lr", training, "lr")], "step")),
-        Chart(
-            "Gradient norm", "Global, before clipping.", line_chart([curve("grad_norm", training, "norm")], "step")
-        ),
+        Chart("Gradient norm", "Global, before clipping.", line_chart([curve("grad_norm", training, "norm")], "step")),
     ]
 
 

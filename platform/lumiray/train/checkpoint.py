@@ -43,9 +43,7 @@ from lumiray.train.restore import export_model, restore
 from lumiray.train.retention import remove_checkpoint, superfluous
 from lumiray.train.snapshot import HostBuffers, Snapshot, take
 
-FILE_BYTES = (
-    256 << 20
-)  # a file ends with the first tensor past this size: what is fetched and checked at once
+FILE_BYTES = 256 << 20  # a file ends with the first tensor past this size: what is fetched and checked at once
 ATTEMPTS = 5
 FIRST_PAUSE_S = 1.0  # before the second attempt; doubled each time
 RECORDS_S = 3600.0  # how long rank 0 waits for the other ranks' records
@@ -176,9 +174,7 @@ class Checkpointer:
         record = {
             "files": [file_record(file) for file in self._write_files(one)],
             "steps": {
-                player: {
-                    name: tensor.step for name, tensor in saved.tensors.items() if tensor.step is not None
-                }
+                player: {name: tensor.step for name, tensor in saved.tensors.items() if tensor.step is not None}
                 for player, saved in one.snapshot.players.items()
             },
         }
@@ -214,10 +210,7 @@ class Checkpointer:
                 raise RunFailure(f"no word from {', '.join(sorted(missing)[:4])} within {limit:.0f} s.")
             time.sleep(pause)
             pause = min(pause * 1.5, 2.0)
-        return [
-            json.loads(retried(lambda name=name: read_bytes(join(one.folder, name))))
-            for name in sorted(wanted)
-        ]
+        return [json.loads(retried(lambda name=name: read_bytes(join(one.folder, name)))) for name in sorted(wanted)]
 
     def _manifest(self, one: _Save, records: list[dict[str, Any]]) -> Manifest:
         failed = [record["error"] for record in records if "error" in record]
@@ -229,9 +222,7 @@ class Checkpointer:
             tensors = {name: replace(tensor, step=steps.get(name)) for name, tensor in saved.tensors.items()}
             players[player] = replace(saved, tensors=tensors)
         files = tuple(decode_file(file) for record in records for file in record["files"])
-        return Manifest(
-            one.folder, one.step, self.world_size, one.position, one.metrics, self.identity, players, files
-        )
+        return Manifest(one.folder, one.step, self.world_size, one.position, one.metrics, self.identity, players, files)
 
     def _tidy(self, one: _Save) -> None:
         """Remove what older saves left in this folder, and checkpoints that are not kept."""
@@ -251,9 +242,7 @@ class Checkpointer:
 def write_batch(folder: str, name: str, batch: list[Any]) -> SavedFile:
     """Write (piece, values by key) pairs as one file, again and again while the storage fails."""
     tensors = [
-        (tensor_name(piece.player, piece.name, key), value)
-        for piece, values in batch
-        for key, value in values.items()
+        (tensor_name(piece.player, piece.name, key), value) for piece, values in batch for key, value in values.items()
     ]
     size, checksum = retried(lambda: write_tensors(join(folder, name), tensors))
     return SavedFile(name, size, checksum, tuple(piece for piece, _ in batch))

@@ -139,7 +139,5 @@ def open_tensors(manifest: Manifest, one: SavedFile, path: str) -> Any:
                 if list(shape) != [piece.length]:
                     raise damaged(manifest, one, f"{piece.name} ({key}) has the shape {shape}")
     except SafetensorError as error:
-        raise damaged(
-            manifest, one, f"it is not the safetensors file that the manifest lists ({error})"
-        ) from None
+        raise damaged(manifest, one, f"it is not the safetensors file that the manifest lists ({error})") from None
     return reader

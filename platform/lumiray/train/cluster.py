@@ -70,6 +70,8 @@ def share_out(run: RunConfig, workers: int, resources: dict[str, float]) -> Shar
         fixed = run.data.decoders
         pool = Decoders(fixed or max(1, free // 2), fixed or free, 1.0, store)
         return Shares("gpu", {"GPU": 1, "CPU": 1}, 1, pool)
+    if run.precision == "fp16":
+        raise UserError("--precision fp16 needs GPUs: on CPUs use bf16 or fp32.")
     share = cores / workers
     most = run.data.decoders or max(1, int(share))
     least = run.data.decoders or 1

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lumiray.config import EngineConfig, OptimizerConfig, RunConfig
+from lumiray.config import EngineConfig, RunConfig
 from lumiray.errors import UserError
 from lumiray.storage import open_url
-from lumiray.system import Batch, Optimizer, Player, Scope, System, Term
+from lumiray.system import Batch, Player, Scope, System, Term
 
 REFUSED_IN_OWN_JSON = (
     "train_batch_size",
@@ -139,19 +139,6 @@ class PlayerModule(nn.Module):
 
 def _device_of(batch: Batch) -> torch.device:
     return next(iter(batch.values())).device
-
-
-def resolved_optimizer(published: Optimizer, run: RunConfig) -> Optimizer:
-    """The player's published optimizer with the values that the user gave in their place."""
-    own: OptimizerConfig = run.optimizer
-    given: dict[str, Any] = {
-        "name": own.name,
-        "lr": run.lr,
-        "betas": own.betas,
-        "eps": own.eps,
-        "weight_decay": own.weight_decay,
-    }
-    return replace(published, **{name: value for name, value in given.items() if value is not None})
 
 
 def make_optimizer(module: nn.Module, player: Player, device: torch.device, offload: bool) -> Any:

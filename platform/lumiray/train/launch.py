@@ -16,13 +16,16 @@ from dataclasses import replace
 from typing import Any
 
 from lumiray.config import JobConfig, check_run
+from lumiray.data.listing import expand, split_patterns
 from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
 from lumiray.identity import compare, identity
 from lumiray.registry import system as make_system
 from lumiray.settings_file import to_yaml
 from lumiray.storage import absolute, exists, join, open_url, write_atomically
 from lumiray.system import Stage, stage_named
-from lumiray.train.sizes import Sizes, resolve_sizes, scaled_lr, total_steps
+from lumiray.train.marks import Marks
+from lumiray.train.recipe import check_recipe, scaled_lr
+from lumiray.train.sizes import Sizes, resolve_sizes, total_steps
 
 CONFIG, IDENTITY = "config.yaml", "run.json"
 
@@ -38,12 +41,18 @@ def train(job: JobConfig) -> dict[str, Any]:
         RunFailure: the run cannot go on; what is committed stays.
         Interrupted: told to stop; the same command continues from the checkpoint.
     """
+    marks = Marks.of_this_process()
     check_run(job.run)
+    marks.reach("options_read")
     job = independent_of_here(job)
     output = str(job.run.output)
+    for patterns in filter(None, (job.run.shards, job.run.val_shards)):
+        expand(patterns)  # a missing shard is found before anything is started
     stored = stored_run(job)
     stage = stage_named(make_system(job.slug, job.system), None)
     sizes = resolve_sizes(job.run, stage, stored and stored["sizes"])
+    if job.run.steps is not None:
+        check_recipe(job.run, stage, job.run.steps)
     job = announce(job, stage, sizes)
 
     from lumiray.train.cluster import share_out, start_ray
@@ -51,6 +60,7 @@ def train(job: JobConfig) -> dict[str, Any]:
     warm = threading.Thread(target=_import_trainer, daemon=True)
     warm.start()  # importing torch overlaps with the start of Ray's processes
     start_ray()
+    marks.reach("ray")
     import ray
 
     from lumiray.train.worker import WorkerSpec
@@ -63,6 +73,7 @@ def train(job: JobConfig) -> dict[str, Any]:
     write_atomically(join(output, CONFIG), to_yaml(job).encode())
     description = {"identity": own_identity, "sizes": vars(sizes), "total_steps": stream.total_steps}
     write_atomically(join(output, IDENTITY), json.dumps(description, indent=1).encode())
+    marks.reach("shards_opened")
     resume_from = job.run.resume if job.run.resume not in ("auto", "never") else None
     spec = WorkerSpec(
         job,
@@ -73,6 +84,7 @@ def train(job: JobConfig) -> dict[str, Any]:
         shares.decoders,
         shares.device,
         shares.threads,
+        marks,
         resume_from,
     )
     return _fit(spec, shares.worker, sizes.workers, warm)
@@ -80,8 +92,6 @@ def train(job: JobConfig) -> dict[str, Any]:
 
 def independent_of_here(job: JobConfig) -> JobConfig:
     """The job with whole paths and without references to files of this machine's working directory."""
-    from lumiray.data.listing import split_patterns
-
     run = job.run
     places: dict[str, Any] = {
         name: "::".join(absolute(one) for one in split_patterns(value))
@@ -175,6 +185,7 @@ def make_stream(job: JobConfig, stage: Stage, sizes: Sizes) -> tuple[Any, str]:
         run.seed,
     )
     steps = total_steps(run, shards.num_rows, sizes.global_batch_size)
+    check_recipe(run, stage, steps)
     print(
         f"{shards.num_rows} rows in {len(shards)} shard(s); {steps} steps = "
         f"{steps * sizes.global_batch_size / shards.num_rows:.3g} epochs",

@@ -101,9 +101,7 @@ def layout_of(engine: Any) -> Layout:
     Raises:
         UserError: the engine is of a kind whose state cannot be read.
     """
-    found: Layout | None = engine.__dict__.get(
-        "_lumiray_layout"
-    )  # kept on the engine, so that both go together
+    found: Layout | None = engine.__dict__.get("_lumiray_layout")  # kept on the engine, so that both go together
     if found is None:
         parameters = dict(engine.module.named_parameters())
         partitions = tuple(_read(engine, {id(value): name for name, value in parameters.items()}))

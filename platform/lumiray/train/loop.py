@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,14 +32,16 @@ from lumiray.config import RunConfig
 from lumiray.data.feed import Delivery, Feed
 from lumiray.errors import RunFailure
 from lumiray.evaluate.named import evaluator
-from lumiray.system import Batch, Player, Schedule, Stage, System
+from lumiray.system import Batch, Player, Stage, System
 from lumiray.train.checkpoint import Checkpointer
 from lumiray.train.clamp import clamp
-from lumiray.train.engine import gradient_norm, make_engine, resolved_optimizer, set_learning_rate
+from lumiray.train.engine import gradient_norm, make_engine, set_learning_rate
 from lumiray.train.gather import master_values
+from lumiray.train.marks import Marks
 from lumiray.train.progress import Progress
+from lumiray.train.recipe import resolved_player
 from lumiray.train.schedule import learning_rate
-from lumiray.train.step import MicroBatch, StepPlace, accumulate, finite_everywhere, reduce_sums
+from lumiray.train.step import MicroBatch, StepPlace, accumulate, reduce_sums
 
 SKIPPED_IN_A_ROW = 20  # updates without a finite loss before the run gives up (fp16 may need several to scale)
 
@@ -72,17 +74,6 @@ class Trained:
 
     player: Player
     engine: Any
-
-
-def resolved_player(player: Player, run: RunConfig) -> Player:
-    """The published player with the user's optimizer and schedule in place."""
-    own = run.optimizer
-    schedule = player.schedule
-    if own.schedule is not None:
-        schedule = Schedule(own.schedule, schedule.warmup, own.cooldown, own.cooldown_power, own.cooldown_end)
-    if run.warmup is not None:
-        schedule = replace(schedule, warmup=run.warmup)
-    return replace(player, optimizer=resolved_optimizer(player.optimizer, run), schedule=schedule)
 
 
 def make_players(system: System, stage: Stage, run: RunConfig, place: Place) -> dict[str, Trained]:
@@ -120,7 +111,9 @@ class Loop:
         feed: Feed,
         checkpointer: Checkpointer,
         progress: Progress | None,
+        marks: Marks,
     ) -> None:
+        self.marks = marks
         self.run, self.place, self.stage, self.players = run, place, stage, players
         self.feed, self.checkpointer, self.progress = feed, checkpointer, progress
         self.counters = Counters()
@@ -139,7 +132,9 @@ class Loop:
         while self.counters.step < self.place.total_steps:
             step = self.counters.step
             delivery = self.feed.training(step)
+            self.marks.reach("first_batch")
             row = self.one_step(step, delivery)
+            self.started()
             self.counters.step = step = step + 1
             self.counters.replaced_rows += len(delivery.bad)
             stop = self._agree(stop_requested())
@@ -152,6 +147,13 @@ class Loop:
             if stop and not last:
                 return False
         return True
+
+    def started(self) -> None:
+        """Log once how long the start took, and where the time went."""
+        if "first_step_s" not in self.marks.passed:
+            self.marks.reach("first_step")
+            if self.progress:
+                self.progress.started(self.marks.passed)
 
     def one_step(self, step: int, delivery: Delivery) -> dict[str, Any]:
         """One global batch through every player whose turn it is; numbers of this rank to log."""
@@ -311,6 +313,3 @@ def memory_gb(device: torch.device) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-__all__ = ["Loop", "Place", "Trained", "evaluate_stage", "finite_everywhere", "make_players"]

@@ -216,9 +216,7 @@ def _player(one: dict[str, Any]) -> SavedPlayer:
         step = None if tensor["step"] is None else _count(tensor["step"], f"step of {name}")
         tensors[name] = SavedTensor(shape, tensor["kind"], step)
     scale = one["loss_scale"]
-    if scale is not None and not all(
-        isinstance(n, int | float) for n in _plain(scale, "loss_scale").values()
-    ):
+    if scale is not None and not all(isinstance(n, int | float) for n in _plain(scale, "loss_scale").values()):
         raise _Wrong("loss_scale holds something that is no number")
     aliases = _plain(one["aliases"], "aliases")
     unknown = [name for name in aliases.values() if name not in tensors]

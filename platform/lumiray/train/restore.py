@@ -76,9 +76,7 @@ class SavedState:
 
     def moments(self, name: str) -> frozenset[str]:
         """Keys of the moments that were saved for a parameter."""
-        return frozenset(
-            key for piece, _ in self._pieces.get(name, ()) for key in piece.keys if key != self._key(name)
-        )
+        return frozenset(key for piece, _ in self._pieces.get(name, ()) for key in piece.keys if key != self._key(name))
 
     def _key(self, name: str) -> str:
         return KINDS[self.tensors[name].kind]
@@ -200,8 +198,6 @@ def export_model(manifest: Manifest) -> dict[str, Tensor]:
             saved.fetch((name, 0, tensor.size) for name, tensor in one.tensors.items())
             for name, tensor in one.tensors.items():
                 value = saved.values(name, KINDS[tensor.kind], 0, tensor.size).clone().view(tensor.shape)
-                found[name] = (
-                    value.float() if value.is_floating_point() and tensor.kind != "buffer" else value
-                )
+                found[name] = value.float() if value.is_floating_point() and tensor.kind != "buffer" else value
         found |= {alias: found[name] for alias, name in one.aliases.items()}
     return found

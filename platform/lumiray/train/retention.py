@@ -11,9 +11,7 @@ from lumiray.train.manifest import NAME
 KEEP = "keep"  # a file of this name in a checkpoint's folder holds it, whoever put it there
 
 
-def superfluous(
-    metrics: Mapping[int, Mapping[str, float]], keep: int, best: tuple[str, str] | None
-) -> list[int]:
+def superfluous(metrics: Mapping[int, Mapping[str, float]], keep: int, best: tuple[str, str] | None) -> list[int]:
     """Steps of complete checkpoints that may go.
 
     Args:
@@ -26,9 +24,7 @@ def superfluous(
     if best:
         name, mode = best
         sign = 1 if mode == "max" else -1
-        scored = [
-            (sign * one[name], -step) for step, one in metrics.items() if math.isfinite(one.get(name, math.nan))
-        ]
+        scored = [(sign * one[name], -step) for step, one in metrics.items() if math.isfinite(one.get(name, math.nan))]
         stay |= {-max(scored)[1]} if scored else set()
     return sorted(set(metrics) - stay)
 

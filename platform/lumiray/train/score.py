@@ -44,8 +44,8 @@ class ScoreOptions:
     """auto uses GPUs where the cluster has them."""
     output: str | None = None
     """Where the figures go as JSON; `RUN/scores/TIME.json` if not given."""
-    sheet: int = 0
-    """Queries on a sheet with their five best pictures, written beside the figures."""
+    best: int = 0
+    """Best pictures of every text to write beside the figures."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ def score(slug: str, options: ScoreOptions) -> dict[str, Any]:
         shares.decoders,
         shares.device,
         shares.threads,
-        num_best=5 if options.sheet else 0,
+        num_best=options.best,
     )
     found = _fit(spec, options.workers, shares.worker)
-    figures = {"checkpoint": checkpoint, "val_shards": options.val_shards, "metrics": found["metrics"]}
+    figures = {"checkpoint": checkpoint, "val_shards": options.val_shards, **found}
     name = f"scores/{time.strftime('%Y%m%d-%H%M%S')}.json"
     place = options.output or join(options.run or ".", name)
     write_atomically(place, json.dumps(figures, indent=1).encode())
-    return figures | {"written": place, "best": found.get("best")}
+    return figures | {"written": place}
 
 
 def job_of(slug: str, options: ScoreOptions) -> JobConfig:

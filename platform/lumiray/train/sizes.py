@@ -65,13 +65,3 @@ def total_steps(run: RunConfig, rows: int, global_batch_size: int) -> int:
     if run.steps is not None:
         return run.steps
     return max(1, math.ceil((run.epochs or 0.0) * rows / global_batch_size))
-
-
-def scaled_lr(run: RunConfig, stage: Stage, sizes: Sizes) -> float | None:
-    """The published learning rate under `optimizer.lr_rule`, or None where nothing changes it."""
-    published = stage.global_batch_size
-    if run.lr is not None or published is None or run.optimizer.lr_rule == "none":
-        return None
-    ratio = sizes.global_batch_size / published
-    factor = ratio if run.optimizer.lr_rule == "linear" else math.sqrt(ratio)
-    return stage.players[0].optimizer.lr * factor

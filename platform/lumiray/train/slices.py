@@ -62,7 +62,5 @@ def share(fragments: Sequence[Fragment], rank: int, world_size: int) -> list[Fra
         position += size
         if first < last:
             moments = {key: value[first:last] for key, value in one.moments.items()}
-            found.append(
-                replace(one, start=one.start + first, values=one.values[first:last], moments=moments)
-            )
+            found.append(replace(one, start=one.start + first, values=one.values[first:last], moments=moments))
     return found

@@ -90,9 +90,7 @@ def table(engine: Any) -> SavedPlayer:
         name: SavedTensor(shape_of(value), "trained" if name in layout.trained else "frozen", steps.get(name))
         for name, value in layout.parameters.items()
     }
-    tensors |= {
-        name: SavedTensor(tuple(value.shape), "buffer") for name, value in buffers(engine.module).items()
-    }
+    tensors |= {name: SavedTensor(tuple(value.shape), "buffer") for name, value in buffers(engine.module).items()}
     named = {id(value): name for name, value in layout.parameters.items()}
     aliases = {
         name: named[id(value)]

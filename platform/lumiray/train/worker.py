@@ -16,6 +16,7 @@ from typing import Any
 from lumiray.config import JobConfig
 from lumiray.data.stream import Decoders, StreamSpec, items, rank_rows
 from lumiray.errors import Interrupted, RunFailure, UserError
+from lumiray.train.marks import Marks
 
 STATUS = "status.json"
 
@@ -38,6 +39,7 @@ class WorkerSpec:
     decoders: Decoders
     device: str
     threads: int
+    marks: Marks
     resume_from: str | None = None
 
 
@@ -79,6 +81,7 @@ def _work(spec: WorkerSpec, board: Any) -> None:
 
     from lumiray.train.checkpoint import latest, open_checkpoint
 
+    spec.marks.reach("worker_group")
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
     manifest = latest(spec.output)
@@ -134,7 +137,9 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     system.build(stage_named(system, spec.stage)).to(device)
     flops = system.flops_per_sample(stage_named(system, spec.stage)) if rank == 0 else None
     stage = stage_named(system, spec.stage)  # again: names without decay are known once networks exist
+    spec.marks.reach("networks")
     players = make_players(system, stage, run, place)
+    spec.marks.reach("engines")
     best = run.checkpoint.best
     checkpointer = Checkpointer(
         spec.output,
@@ -160,7 +165,7 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
         )
         if manifest is not None and position is not None:
             progress.message(f"resumed at step {position['step']} from {manifest.url}")
-    loop = Loop(run, place, stage, players, feed, checkpointer, progress)
+    loop = Loop(run, place, stage, players, feed, checkpointer, progress, spec.marks)
     if position is not None:
         loop.counters = Counters(**{name: int(value) for name, value in position.items()})
     watch = StopWatch(board)

@@ -1,0 +1,55 @@
+"""The published recipe of a stage with the user's values in place of published ones.  Without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from lumiray.config import RunConfig
+from lumiray.system import Optimizer, Player, Schedule, Stage
+from lumiray.train.schedule import check_schedule
+from lumiray.train.sizes import Sizes
+
+
+def resolved_optimizer(published: Optimizer, run: RunConfig) -> Optimizer:
+    """The player's published optimizer with the values that the user gave in their place."""
+    own = run.optimizer
+    given: dict[str, Any] = {
+        "name": own.name,
+        "lr": run.lr,
+        "betas": own.betas,
+        "eps": own.eps,
+        "weight_decay": own.weight_decay,
+    }
+    return replace(published, **{name: value for name, value in given.items() if value is not None})
+
+
+def resolved_player(player: Player, run: RunConfig) -> Player:
+    """The published player with the user's optimizer and schedule in place."""
+    own, schedule = run.optimizer, player.schedule
+    if own.schedule is not None:
+        schedule = Schedule(own.schedule, schedule.warmup, own.cooldown, own.cooldown_power, own.cooldown_end)
+    if run.warmup is not None:
+        schedule = replace(schedule, warmup=run.warmup)
+    return replace(player, optimizer=resolved_optimizer(player.optimizer, run), schedule=schedule)
+
+
+def check_recipe(run: RunConfig, stage: Stage, steps: int) -> None:
+    """See that every player's schedule fits the run's length.
+
+    Raises:
+        UserError: it does not.
+    """
+    for player in stage.players:
+        check_schedule(resolved_player(player, run).schedule, steps)
+
+
+def scaled_lr(run: RunConfig, stage: Stage, sizes: Sizes) -> float | None:
+    """The published learning rate under `optimizer.lr_rule`, or None where nothing changes it."""
+    published = stage.global_batch_size
+    if run.lr is not None or published is None or run.optimizer.lr_rule == "none":
+        return None
+    ratio = sizes.global_batch_size / published
+    factor = ratio if run.optimizer.lr_rule == "linear" else math.sqrt(ratio)
+    return stage.players[0].optimizer.lr * factor

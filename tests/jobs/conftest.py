@@ -1,0 +1,1 @@
+"""Jobs are tested as processes, on the session's cluster."""
