@@ -19,7 +19,6 @@ from lumiray.errors import EXIT_BAD_USE, EXIT_DONE, UserError
 from lumiray.registry import config_class
 from lumiray.settings_file import job_from, read_settings
 
-
 MORE = "Also: --config FILE.yaml gives any of these options; --dry-run prints what would happen."
 
 

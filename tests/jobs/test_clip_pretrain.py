@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.conftest import TINY, start_job
 
 STEPS = 12
@@ -74,11 +73,11 @@ def test_a_run_that_was_stopped_and_killed_goes_on_as_if_nothing_had_happened(
     for step, loss in reference.items():
         assert found[step]["loss"] == pytest.approx(loss, rel=2e-5), f"step {step}"
     assert job.rows("evaluation")[STEPS]["text_to_image_mean_rank"] == pytest.approx(
-        [
+        next(
             row["text_to_image_mean_rank"]
             for row in map(json.loads, (uncut / "metrics.jsonl").read_text().splitlines())
             if row["kind"] == "evaluation" and row["step"] == STEPS
-        ][0],
+        ),
         abs=0.2,
     )
 

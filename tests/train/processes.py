@@ -25,9 +25,7 @@ def run_group(function: Callable[..., Any], world_size: int, *arguments: Any) ->
     """Run `function(rank, world_size, *arguments)` on `world_size` processes; JSON of what rank 0 returns."""
     with tempfile.TemporaryDirectory() as folder:
         answer = str(Path(folder) / "answer.json")
-        multiprocessing.spawn(
-            _start, (function, world_size, free_port(), answer, arguments), nprocs=world_size
-        )
+        multiprocessing.spawn(_start, (function, world_size, free_port(), answer, arguments), nprocs=world_size)
         return json.loads(Path(answer).read_text())
 
 

@@ -118,9 +118,7 @@ def fields(stage: int, precision: str) -> list[str]:
     if stage in (1, 2):
         mappings = [one._hp_mapping for one in engine.module.parameters() if one.requires_grad]
         held = next(one for one in mappings if one is not None)
-        missing += [
-            name for name in ("lp_fragment_address", "hp_fragment_address") if not hasattr(held, name)
-        ]
+        missing += [name for name in ("lp_fragment_address", "hp_fragment_address") if not hasattr(held, name)]
         missing += [name for name in ("start", "numel") if not hasattr(held.hp_fragment_address, name)]
     if stage == 3:
         wanted = ("ds_tensor", "ds_shape", "ds_numel", "ds_process_group")
@@ -138,16 +136,13 @@ def read(stage: int, precision: str, **given: Any) -> dict[str, Any]:
     engine = tiny.make_engine(stage, precision, **scaled(precision, 4), **given)
     tiny.train(engine, 0, 2)
     own = [
-        (one.name, one.start, one.values.tolist(), one.moments["exp_avg"].tolist())
-        for one in owned_fragments(engine)
+        (one.name, one.start, one.values.tolist(), one.moments["exp_avg"].tolist()) for one in owned_fragments(engine)
     ]
     theirs = {}
     for name, value in engine.module.named_parameters():
         if value.requires_grad and stage:
             theirs[name] = [safe_get_full_fp32_param(value).flatten().tolist(), None]
-            if (
-                value.ndim > 1 or stage == 3
-            ):  # under stages 1 and 2 DeepSpeed loses those of all but one group
+            if value.ndim > 1 or stage == 3:  # under stages 1 and 2 DeepSpeed loses those of all but one group
                 theirs[name][1] = safe_get_full_optimizer_state(value, "exp_avg").flatten().tolist()
     full = full_fp32_state(engine)
     assert (full is None) == (dist.get_rank() > 0)
@@ -178,9 +173,7 @@ def clamps(stage: int, precision: str) -> dict[str, Any]:
         tiny.train(engine, step, step + 1)
         moved = float(master_values(engine, ["scale"])["scale"])
         clamp(engine, tiny.BOUNDS)
-        found.append(
-            [moved, float(master_values(engine, ["scale"])["scale"]), tiny.working(engine)["scale"][0]]
-        )
+        found.append([moved, float(master_values(engine, ["scale"])["scale"]), tiny.working(engine)["scale"][0]])
     return {"steps": everywhere(found), "dtype": str(engine.module.shift.dtype)}
 
 
@@ -202,9 +195,7 @@ def by_two(rank: int, world: int, root: str) -> dict[str, Any]:
     get_ready()
     everything = [f"{saved}-fp32>{loaded}" for saved in STAGES for loaded in STAGES]
     return {
-        "table": {
-            f"{s}/{precision}": resume(s, precision, f"{root}/{s}-{precision}") for s, precision in TABLE
-        },
+        "table": {f"{s}/{precision}": resume(s, precision, f"{root}/{s}-{precision}") for s, precision in TABLE},
         "across": across(root, everything),
         "others": others(f"{root}/others"),
         "refused": {name: everywhere(answer(case, f"{root}/{name}")) for name, case in REFUSED.items()},

@@ -62,7 +62,11 @@ def kept(url: str, engine: Any) -> dict[str, Any]:
     only = writer(f"{url}-one", keep=1)
     for step in (1, 2):
         put(only, step, engine)
-    return {"steps": found, "one": steps(f"{url}-one"), "folders": sorted(p.name for p in Path(url, "checkpoints").iterdir())}
+    return {
+        "steps": found,
+        "one": steps(f"{url}-one"),
+        "folders": sorted(p.name for p in Path(url, "checkpoints").iterdir()),
+    }
 
 
 def again(url: str, engine: Any) -> list[Any]:
@@ -155,9 +159,7 @@ def players(url: str) -> dict[str, Any]:
     manifest = latest(url)
     assert manifest is not None
     restore(manifest, second)
-    return {
-        name: [plain(full_fp32_state(group[name])) for group in (first, second)] for name in ("one", "two")
-    }
+    return {name: [plain(full_fp32_state(group[name])) for group in (first, second)] for name in ("one", "two")}
 
 
 def on_s3(url: str, engine: Any) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import storage_groups
+from processes import run_group
+from safetensors import safe_open
+
 from lumiray.errors import RunFailure, UserError
 from lumiray.train.checkpoint import Manifest, export_model, latest, open_checkpoint
 from lumiray.train.manifest import _checksum, encode
 from lumiray.train.retention import superfluous
 from lumiray.train.slices import Fragment, share
-from processes import run_group
-from safetensors import safe_open
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_on_s3(found: dict[str, Any]) -> None:
     assert "checksum does not fit" in case["said"] and case["said"].endswith("checkpoints/step-00000002")
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(found: dict[str, Any], root: Path, tmp_path: Path) -> Path:
     """A copy of a run with checkpoints of the steps 10, 20 and 30."""
     shutil.copytree(root / "plain", tmp_path / "run")

@@ -56,9 +56,7 @@ def test_the_loss_scale_continues(of_two: dict[str, Any], kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_export_is_the_master_state_without_any_engine(
-    of_two: dict[str, Any], root: Path, kind: str
-) -> None:
+def test_an_export_is_the_master_state_without_any_engine(of_two: dict[str, Any], root: Path, kind: str) -> None:
     manifest = latest(str(root / kind.replace("/", "-")))
     assert manifest is not None and manifest.step == 3 and manifest.world_size == 2
     assert manifest.identity == {"seed": 7} and manifest.metrics == {"recall": 0.5}
@@ -81,16 +79,12 @@ def test_one_rank_continues_what_two_saved(of_two: dict[str, Any], of_one: dict[
 
 
 @pytest.mark.parametrize("name", state_groups.OF_TWO_BY_THREE)
-def test_three_ranks_continue_what_two_saved(
-    of_two: dict[str, Any], of_three: dict[str, Any], name: str
-) -> None:
+def test_three_ranks_continue_what_two_saved(of_two: dict[str, Any], of_three: dict[str, Any], name: str) -> None:
     assert_continued(of_two["table"][name.split(">")[0].replace("-", "/")], of_three["across"][name])
 
 
 @pytest.mark.parametrize("name", state_groups.OF_ONE_BY_THREE)
-def test_three_ranks_continue_what_one_saved(
-    of_one: dict[str, Any], of_three: dict[str, Any], name: str
-) -> None:
+def test_three_ranks_continue_what_one_saved(of_one: dict[str, Any], of_three: dict[str, Any], name: str) -> None:
     assert_continued(of_one["table"][name.split(">")[0]], of_three["across"][name])
 
 

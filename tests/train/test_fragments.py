@@ -33,9 +33,7 @@ def whole(owned: list[Any], shapes: dict[str, list[int]], part: int) -> dict[str
             size = int(torch.tensor(shapes[name]).prod())
             values = found.setdefault(name, [float("nan")] * size)
             for number, value in enumerate(one[part]):
-                assert values[start + number] != values[start + number], (
-                    f"{name} element {start + number} twice"
-                )
+                assert values[start + number] != values[start + number], f"{name} element {start + number} twice"
                 values[start + number] = value
     return found
 

@@ -52,9 +52,7 @@ def train(rank: int, world: int, kinds: list[str], micro: int) -> dict[str, Any]
             losses, norms = [], []
             for step, batch in enumerate(batches(3)):
                 own = range(rank * count // world, (rank + 1) * count // world)
-                micros = [
-                    MicroBatch({n: v[i * micro : (i + 1) * micro] for n, v in batch.items()}, i) for i in own
-                ]
+                micros = [MicroBatch({n: v[i * micro : (i + 1) * micro] for n, v in batch.items()}, i) for i in own]
                 sums = accumulate(engine, micros, StepPlace(0, step, count, world), None)
                 assert sums is not None
                 losses.append(reduce_sums(sums))

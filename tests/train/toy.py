@@ -97,12 +97,8 @@ class Towers(nn.Module):
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
         width = config.width
-        self.left = nn.Sequential(
-            nn.Linear(8, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 6)
-        )
-        self.right = nn.Sequential(
-            nn.Linear(5, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 6)
-        )
+        self.left = nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 6))
+        self.right = nn.Sequential(nn.Linear(5, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 6))
         self.logit_scale = nn.Parameter(torch.full((1,), 2.6593))
 
     def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,9 +119,7 @@ class ToyRegression(System):
 
     def build(self, stage: Stage) -> nn.ModuleDict:
         width = self.config.width
-        net = nn.Sequential(
-            nn.Linear(8, width), nn.GELU(), nn.Dropout(self.config.dropout), nn.Linear(width, 5)
-        )
+        net = nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Dropout(self.config.dropout), nn.Linear(width, 5))
         self.networks = nn.ModuleDict({"net": net})
         return self.networks
 

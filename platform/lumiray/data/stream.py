@@ -134,9 +134,9 @@ class Decoder:
             for place, row in zip(places, self.spec.sources[number].read(planned.row[places]), strict=True):
                 rows[place] = row
         prepared, bad = [], []
-        for place, row in enumerate(rows):
+        for at, row in enumerate(rows):
             source, epoch, ordinal, position = (
-                int(part[place]) for part in (planned.source, planned.epoch, planned.row, planned.position)
+                int(part[at]) for part in (planned.source, planned.epoch, planned.row, planned.position)
             )
             for attempt in range(ATTEMPTS + 1):
                 try:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -210,7 +211,7 @@ class Checkpointer:
                 raise RunFailure(f"no word from {', '.join(sorted(missing)[:4])} within {limit:.0f} s.")
             time.sleep(pause)
             pause = min(pause * 1.5, 2.0)
-        return [json.loads(retried(lambda name=name: read_bytes(join(one.folder, name)))) for name in sorted(wanted)]
+        return [json.loads(retried(partial(read_bytes, join(one.folder, name)))) for name in sorted(wanted)]
 
     def _manifest(self, one: _Save, records: list[dict[str, Any]]) -> Manifest:
         failed = [record["error"] for record in records if "error" in record]

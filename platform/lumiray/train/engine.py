@@ -87,6 +87,7 @@ class PlayerModule(nn.Module):
 
     @property
     def system(self) -> System:
+        """The system whose networks and losses these are."""
         return self._system[0]
 
     def shared(self, masters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

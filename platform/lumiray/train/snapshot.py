@@ -63,7 +63,8 @@ class HostBuffers:
 
 def take(engines: Mapping[str, Any], into: HostBuffers) -> Snapshot:
     """Copy this rank's part of all engines' state."""
-    pieces, sources = [], []
+    pieces: list[tuple[SavedPiece, dict[str, torch.Tensor]]] = []
+    sources: list[torch.Tensor] = []
     for player, engine in engines.items():
         for key, fragments in (
             (MASTER, owned_fragments(engine)),

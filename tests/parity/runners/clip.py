@@ -96,19 +96,35 @@ def distributed_losses(case: Case) -> dict[str, np.ndarray]:
     return arrays(got | with_gradients("exact", loss, image=image, text=text, scale=scale))
 
 
-def _rank(rank: int, ranks: int, port: int, folder: str, image: Tensor, text: Tensor, scale: float, bias: float) -> None:
+def _rank(
+    rank: int, ranks: int, port: int, folder: str, image: Tensor, text: Tensor, scale: float, bias: float
+) -> None:
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=ranks)
     own = slice(rank * len(image) // ranks, (rank + 1) * len(image) // ranks)
     got: dict[str, Any] = {}
     for variant in ("softmax_global", "softmax_global_gather_grad", "softmax_local", "softmax_local_gather_grad"):
-        got |= _leaves_and_loss(variant, lambda i, t, s, b, v=variant: _variant(v, i, t, s), image[own], text[own], scale, bias)
+        got |= _leaves_and_loss(
+            variant, lambda i, t, s, b, v=variant: _variant(v, i, t, s), image[own], text[own], scale, bias
+        )
     for name, tile in (("softmax_local_gather_grad", NEVER_TILE), ("ring", 4)):  # ring: a memory-bounded exact form
-        got |= _leaves_and_loss(name, lambda i, t, s, b, tile=tile: softmax_contrast(i, t, s, tile=tile) / len(i), image[own], text[own], scale, bias)
+        got |= _leaves_and_loss(
+            name,
+            lambda i, t, s, b, tile=tile: softmax_contrast(i, t, s, tile=tile) / len(i),
+            image[own],
+            text[own],
+            scale,
+            bias,
+        )
     for tile in (NEVER_TILE, 4):
         got |= _leaves_and_loss(
-            "sigmoid_gather", lambda i, t, s, b, tile=tile: sigmoid_contrast(i, t, s, b, tile=tile) / len(i), image[own], text[own], scale, bias
+            "sigmoid_gather",
+            lambda i, t, s, b, tile=tile: sigmoid_contrast(i, t, s, b, tile=tile) / len(i),
+            image[own],
+            text[own],
+            scale,
+            bias,
         )
     torch.save({name: torch.as_tensor(value) for name, value in got.items()}, f"{folder}/{rank}.pt")
     dist.barrier()
