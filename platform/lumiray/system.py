@@ -237,6 +237,10 @@ class System(ABC):
         """Outputs that this system's evaluations read, without gradient, fp32."""
         raise TypeError(f"{self.slug} has no embedding")
 
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Normalised features of texts, fp32 `(n, D)`: what zero-shot classification compares pictures with."""
+        raise TypeError(f"{self.slug} does not embed texts")
+
 
 def stage_named(system: System, name: str | None) -> Stage:
     """The stage called `name`, or the first one.

@@ -47,15 +47,25 @@ def caption_sources(text: str) -> tuple[CaptionSource, ...]:
     return tuple(found)
 
 
-def choose_caption(row: Row, sources: Sequence[CaptionSource], draw: np.random.Generator | None) -> str:
-    """The row's caption: drawn by the sources' shares in training, from the first one in evaluation.
+def choose_caption(row: Row, sources: Sequence[CaptionSource], draw: np.random.Generator) -> str:
+    """A row's caption in training: the source drawn by the shares, one of a list at equal odds.
 
     Raises:
         BadRow: no text where the source says, or an empty one.
     """
     source = sources[0]
-    if draw is not None and len(sources) > 1:
+    if len(sources) > 1:
         source = sources[int(draw.choice(len(sources), p=[one.share for one in sources]))]
+    captions = all_captions(row, source)
+    return captions[int(draw.integers(len(captions)))] if len(captions) > 1 else captions[0]
+
+
+def all_captions(row: Row, source: CaptionSource) -> list[str]:
+    """Every caption that the source has for a row: several where a field of the .json is a list.
+
+    Raises:
+        BadRow: no text where the source says, or an empty one.
+    """
     if source.part not in row.parts:
         raise BadRow(
             f"the row has no .{source.part} with a caption (it has {', '.join(sorted(row.parts)) or 'nothing'})"
@@ -64,25 +74,21 @@ def choose_caption(row: Row, sources: Sequence[CaptionSource], draw: np.random.G
         text = row.parts[source.part].decode("utf-8")
     except UnicodeDecodeError:
         raise BadRow(f"the caption in .{source.part} is not UTF-8") from None
-    if source.field is not None:
-        text = _field(text, source.field, draw)
-    if not text.strip():
+    captions = [text] if source.field is None else _field(text, source.field)
+    if not captions or not all(caption.strip() for caption in captions):
         raise BadRow("the caption is empty")
-    return text
+    return captions
 
 
-def _field(text: str, field: str, draw: np.random.Generator | None) -> str:
+def _field(text: str, field: str) -> list[str]:
     try:
         value = json.loads(text)[field]
     except (ValueError, KeyError, TypeError):
         raise BadRow(f"the .json has no field {field!r}") from None
-    if isinstance(value, list):
-        if not value:
-            raise BadRow(f"the list {field!r} in .json is empty")
-        value = value[int(draw.integers(len(value))) if draw is not None else 0]
-    if not isinstance(value, str):
+    captions = value if isinstance(value, list) else [value]
+    if not all(isinstance(caption, str) for caption in captions):
         raise BadRow(f"the field {field!r} in .json is not text")
-    return value
+    return captions
 
 
 class Tokenizer:

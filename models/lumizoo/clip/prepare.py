@@ -11,10 +11,11 @@ import numpy as np
 from lumiray.data.decode import decode
 from lumiray.data.picture import color_jitter, grey, random_resized_crop, resize_for_evaluation
 from lumiray.system import BadRow, Row
-from lumizoo.clip.captions import Tokenizer, caption_sources, choose_caption
+from lumizoo.clip.captions import Tokenizer, all_captions, caption_sources, choose_caption
 from lumizoo.clip.config import ClipConfig
 from lumizoo.clip.form import Form, form_of
 
+NO_CLASS = -1
 PICTURES = ("jpg", "jpeg", "png", "webp")
 
 
@@ -37,27 +38,37 @@ class Prepare:
         return Tokenizer(form.context_length, form.hf_tokenizer, dict(form.tokenizer_options))
 
     def __call__(self, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
-        """`image` uint8 (3, S, S), `text` int32 (context,), `identity` and `caption_id` int64 for masking.
+        """One row as arrays, for training if there is a generator, else for evaluation.
+
+        Training: `image` uint8 (3, S, S), `text` int32 (context,), `identity` and `caption_id` int64 for masking.
+        Evaluation: `image`, `text` int32 (captions, context), `label` int64 of `.cls` or -1.  A row with a class
+        and no caption has no captions.
 
         Raises:
             BadRow: no picture or caption, or one that cannot be used.
         """
-        caption = choose_caption(row, self.sources, draw)
-        picture = self.picture(row)
-        size = self.form.size
         if draw is None:
-            square = resize_for_evaluation(picture, size, self.form.resize)
-        else:
-            square = self.augmented(picture, size, draw)
-        values: dict[str, Any] = {
-            "image": np.ascontiguousarray(square.transpose(2, 0, 1)),
+            return self.for_evaluation(row)
+        caption = choose_caption(row, self.sources, draw)
+        return {
+            "image": self.augmented(self.picture(row), self.form.size, draw),
             "text": self.tokenizer(caption),
             "identity": np.int64(row.identity),
             "caption_id": np.int64(_hash(caption)),
         }
-        if "cls" in row.parts:
-            values["label"] = np.int64(_label(row.parts["cls"]))
-        return values
+
+    def for_evaluation(self, row: Row) -> dict[str, Any]:
+        """The whole picture, all captions, the class."""
+        label = _label(row.parts["cls"]) if "cls" in row.parts else NO_CLASS
+        source = self.sources[0]
+        captions = [] if label != NO_CLASS and source.part not in row.parts else all_captions(row, source)
+        square = resize_for_evaluation(self.picture(row), self.form.size, self.form.resize)
+        tokens = [self.tokenizer(caption) for caption in captions]
+        return {
+            "image": np.ascontiguousarray(square.transpose(2, 0, 1)),
+            "text": np.array(tokens, dtype=np.int32).reshape(-1, self.form.context_length),
+            "label": np.int64(label),
+        }
 
     def picture(self, row: Row) -> np.ndarray:
         """The row's picture, uint8 (H, W, 3)."""
@@ -70,14 +81,14 @@ class Prepare:
         raise BadRow(f"the row has no picture (it has {', '.join(sorted(row.parts)) or 'nothing'})")
 
     def augmented(self, picture: np.ndarray, size: int, draw: np.random.Generator) -> np.ndarray:
-        """Random resized crop; colour changes and grey where they are asked for."""
+        """Random resized crop, uint8 (3, S, S); colour changes and grey where they are asked for."""
         config = self.config
         square = random_resized_crop(picture, size, config.crop_scale, config.crop_ratio, draw)
         if any(config.color_jitter) and draw.random() < config.color_jitter_prob:
             square = color_jitter(square, *config.color_jitter, draw)
         if config.grey_prob and draw.random() < config.grey_prob:
             square = grey(square)
-        return square
+        return np.ascontiguousarray(square.transpose(2, 0, 1))
 
 
 def _hash(caption: str) -> int:
@@ -88,6 +99,9 @@ def _hash(caption: str) -> int:
 
 def _label(text: bytes) -> int:
     try:
-        return int(text)
+        label = int(text)
     except ValueError:
         raise BadRow(f"the class in .cls is {text[:20]!r}, not a number") from None
+    if label < 0:
+        raise BadRow(f"the class in .cls is {label}; classes count from 0")
+    return label

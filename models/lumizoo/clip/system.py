@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -94,16 +95,18 @@ class ClipSystem(System):
         """See `Prepare`."""
         return self._prepare(row, draw)
 
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Stack; captions of evaluation rows, of which a row may have several, are joined with their `owner`."""
+        if rows[0]["text"].ndim == 1:
+            return super().collate(rows)
+        batch = super().collate([{name: value for name, value in row.items() if name != "text"} for row in rows])
+        batch["text"] = np.concatenate([row["text"] for row in rows])
+        batch["owner"] = np.repeat(np.arange(len(rows)), [len(row["text"]) for row in rows])
+        return batch
+
     def features(self, player: str, batch: Batch) -> dict[str, Tensor]:
         """Normalised features of pictures and texts, fp32 `(b, D)`, and identities for masking."""
-        model = self.networks["clip"]
-        # through the model's own forward, not encode_image: under ZeRO 3 its hooks gather the parameters
-        found = model(image=self.pixels(batch["image"]), text=batch["text"].long())
-        image, text = (found["image_features"], found["text_features"]) if isinstance(found, dict) else found[:2]
-        rows = {
-            "image": functional.normalize(image.float(), dim=-1),
-            "text": functional.normalize(text.float(), dim=-1),
-        }
+        rows = self._embedded(batch["image"], batch["text"])
         if self.config.mask_duplicates != "none":
             rows["ids"] = batch["identity" if self.config.mask_duplicates == "identity" else "caption_id"]
         return rows
@@ -138,9 +141,21 @@ class ClipSystem(System):
         return 3.0 * counter.get_total_flops()
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """Normalised features, fp32: `image` and `text`, each `(b, D)`."""
-        rows = self.features("clip", batch)
-        return {"image": rows["image"], "text": rows["text"]}
+        """Normalised features, fp32: `image` `(b, D)`, `text` `(captions, D)`, and `owner`, the row of each caption."""
+        return self._embedded(batch["image"], batch["text"]) | {"owner": batch["owner"]}
+
+    def _embedded(self, image: Tensor | None, text: Tensor) -> dict[str, Tensor]:
+        """Normalised features of pixels uint8 `(b, 3, S, S)` and token ids `(n, context)`, which may be empty."""
+        if not len(text):  # networks are not made for empty batches
+            text = text.new_zeros(1, self.form.context_length)
+            found = self._embedded(image, text)
+            return found | {"text": found["text"][:0]}
+        # through the model's own forward, not encode_image: under ZeRO 3 its hooks gather the parameters
+        pixels = None if image is None else self.pixels(image)
+        found = self.networks["clip"](image=pixels, text=text.long())
+        named = found if isinstance(found, dict) else {"image_features": found[0], "text_features": found[1]}
+        features = {"image": named.get("image_features"), "text": named["text_features"]}
+        return {name: functional.normalize(one.float(), dim=-1) for name, one in features.items() if one is not None}
 
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 RGB to normalised pixels in the network's dtype, on the device."""
@@ -157,9 +172,8 @@ class ClipSystem(System):
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Normalised features of texts, fp32 `(n, D)`."""
-        model = self.networks["clip"]
-        device = next(model.parameters()).device
-        return functional.normalize(model.encode_text(self.tokens(texts).to(device)).float(), dim=-1)
+        device = next(self.networks["clip"].parameters()).device
+        return self._embedded(None, self.tokens(texts).to(device))["text"]
 
     @torch.no_grad()
     def embed_images(self, pictures: list[Any]) -> Tensor:

@@ -25,7 +25,7 @@ class Collected:
     def everywhere(self, order_by: str) -> dict[str, Tensor]:
         """All ranks' rows on every rank, sorted by an integer column; every rank must call it."""
         own = {name: torch.cat(parts) for name, parts in self._rows.items()}
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if world_size() > 1:
             own = {name: _gathered(value) for name, value in sorted(own.items())}
         order = torch.argsort(own[order_by], stable=True)
         return {name: value[order] for name, value in own.items()}
@@ -45,9 +45,14 @@ def _gathered(own: Tensor) -> Tensor:
     return torch.cat([part[: int(one)] for part, one in zip(parts, counts, strict=True)]).cpu()
 
 
+def world_size() -> int:
+    """Ranks that work together; 1 without torch.distributed."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def share_of_rank(count: int) -> slice:
     """The part of `count` queries that this rank works on."""
-    world = dist.get_world_size() if dist.is_initialized() else 1
+    world = world_size()
     rank = dist.get_rank() if world > 1 else 0
     per_rank = -(-count // world)
     return slice(min(count, rank * per_rank), min(count, (rank + 1) * per_rank))
@@ -55,4 +60,4 @@ def share_of_rank(count: int) -> slice:
 
 def gather_ranks(own: Tensor) -> Tensor:
     """Joined results of `share_of_rank` parts, in order."""
-    return _gathered(own) if dist.is_initialized() and dist.get_world_size() > 1 else own
+    return _gathered(own) if world_size() > 1 else own

@@ -1,13 +1,16 @@
-"""Evaluations by the names that a system's stages use."""
+"""Evaluations by the names that a system's stages use, and zero-shot classification where classes are given."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from lumiray.errors import UserError, near
+from lumiray.evaluate.classes import Classes
 from lumiray.evaluate.retrieval import RetrievalEvaluator
+from lumiray.evaluate.zero_shot import ZeroShotEvaluator, class_embeddings
 from lumiray.system import Batch
 
 
@@ -24,12 +27,33 @@ class Evaluator(Protocol):
 EVALUATORS = {"retrieval": RetrievalEvaluator}
 
 
-def evaluator(name: str) -> Evaluator:
-    """A fresh evaluation of that name.
+def evaluators(
+    names: Sequence[str], classes: Classes | None, embed_texts: Callable[[list[str]], Tensor]
+) -> list[Evaluator]:
+    """Fresh evaluations of these names, and of the classes if there are any; every rank must call it.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none of that name.
     """
-    if name not in EVALUATORS:
-        raise UserError(f"There is no evaluation {name!r}.{near(name, EVALUATORS)}")
-    return EVALUATORS[name]()
+    for name in names:
+        if name not in EVALUATORS:
+            raise UserError(f"There is no evaluation {name!r}.{near(name, EVALUATORS)}")
+    found: list[Evaluator] = [EVALUATORS[name]() for name in names]
+    if classes is not None:
+        found.append(ZeroShotEvaluator(class_embeddings(embed_texts, classes.names, classes.templates)))
+    return found
+
+
+def evaluated(
+    found: Iterable[Evaluator], batches: Iterable[Batch], embed: Callable[[Batch], dict[str, Tensor]]
+) -> dict[str, float]:
+    """All figures of one pass over an evaluation set; equal on every rank."""
+    found = list(found)
+    for batch in batches:
+        outputs = embed(batch)
+        for one in found:
+            one.update(outputs, batch)
+    metrics: dict[str, float] = {}
+    for one in found:
+        metrics |= one.compute()
+    return metrics

@@ -24,66 +24,85 @@ def summary(ranks: Tensor, name: str, ks: Sequence[int] = KS) -> dict[str, float
     return figures
 
 
-def retrieval_metrics(image: Tensor, text: Tensor, chunk: int = 4096) -> dict[str, float]:
-    """Both directions for pairs in equal order; features normalised, fp32 `(N, D)`.
+def both_ranks(image: Tensor, text: Tensor, owner: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+    """0-based ranks in both directions; a picture may have several captions, or one.
 
-    With torch.distributed up every rank ranks its share of the queries, and all get the same figures.
+    With torch.distributed up every rank works on its share of the captions, and all get the same result.
+
+    Args:
+        image: normalised fp32 `(N, D)`; text: `(M, D)`; owner: int64 `(M,)`, the picture of each caption.
+
+    Returns:
+        of each caption's picture among the pictures `(M,)`; of each picture's best caption among the captions
+        `(N,)`, M for a picture without one.
     """
-    figures: dict[str, float] = {}
-    own = share_of_rank(len(image))
-    partners = torch.arange(len(image))[own]
-    for name, queries, candidates in (("image_to_text", image, text), ("text_to_image", text, image)):
-        ranks = gather_ranks(partner_ranks(queries[own], candidates, partners, chunk))
-        figures |= summary(ranks, name)
-    return figures
+    own = share_of_rank(len(text))
+    captions = torch.arange(len(text))[own]
+    of_texts = gather_ranks(partner_ranks(text[own], image, owner[own], chunk))
+    # every caption's rank among all captions, as seen from its own picture
+    seen = [partner_ranks(image[owner[part]], text, part, chunk) for part in captions.split(chunk)]
+    ranks = gather_ranks(torch.cat(seen) if seen else captions)
+    best = torch.full((len(image),), len(text), dtype=torch.int64)
+    return of_texts, best.scatter_reduce_(0, owner, ranks, "amin")
+
+
+def retrieval_metrics(image: Tensor, text: Tensor, owner: Tensor | None = None, chunk: int = 4096) -> dict[str, float]:
+    """Figures of both directions; without `owner` caption i belongs to picture i."""
+    pairs = torch.arange(len(image)) if owner is None else owner
+    of_texts, of_images = both_ranks(image, text, pairs, chunk)
+    return summary(of_images, "image_to_text") | summary(of_texts, "text_to_image")
 
 
 def multi_caption_recall(
     image: Tensor, text: Tensor, owner: Tensor, ks: Sequence[int] = KS, chunk: int = 4096
 ) -> dict[str, float]:
-    """Recall where a picture has several captions (COCO, Flickr30k; card clip, evaluation).
-
-    Args:
-        image: `(N, D)`; text: `(M, D)`; owner: int64 `(M,)`, the picture of each caption.
+    """Recall under the names of published tables (COCO, Flickr30k; card clip, evaluation).
 
     Returns:
         `image_retrieval_recall@k` (a caption finds its picture), `text_retrieval_recall@k` (a picture finds at
         least one of its captions).
     """
-    of_texts = partner_ranks(text, image, owner, chunk)
-    captions = torch.arange(len(text))
-    best = torch.full((len(image),), len(text), dtype=torch.int64)
-    for start in range(0, len(text), chunk):
-        part = captions[start : start + chunk]
-        # every caption's rank among all captions, as seen from its own picture
-        ranks = partner_ranks(image[owner[part]], text, part, chunk)
-        best.scatter_reduce_(0, owner[part], ranks, "amin")
+    of_texts, of_images = both_ranks(image, text, owner, chunk)
     figures = {f"image_retrieval_recall@{k}": float((of_texts < k).double().mean()) for k in ks}
-    return figures | {f"text_retrieval_recall@{k}": float((best < k).double().mean()) for k in ks}
+    return figures | {f"text_retrieval_recall@{k}": float((of_images < k).double().mean()) for k in ks}
 
 
 class RetrievalEvaluator:
-    """Retrieval over an evaluation set: features are kept, ranked at the end, exact for any number of ranks."""
+    """Retrieval over an evaluation set: features are kept, ranked at the end, exact for any number of ranks.
+
+    Rows without a caption take no part.
+    """
 
     def __init__(self) -> None:
-        self._collected = Collected()
-        self.features: dict[str, Tensor] = {}
+        self._images, self._texts = Collected(), Collected()
+        self.images: dict[str, Tensor] = {}
+        self.texts: dict[str, Tensor] = {}
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Keep one batch's features; `batch` has `row` (planned order) and `valid`."""
-        self._collected.add(batch["valid"], row=batch["row"], image=outputs["image"], text=outputs["text"])
+        row, valid, owner = batch["row"], batch["valid"].bool(), outputs["owner"]
+        captioned = torch.zeros_like(valid).scatter_(0, owner, torch.ones_like(owner, dtype=torch.bool))
+        self._images.add(valid & captioned, row=row, image=outputs["image"])
+        self._texts.add(valid[owner], row=row[owner], text=outputs["text"])
 
     def compute(self) -> dict[str, float]:
-        """Figures over all ranks' rows; equal on every rank."""
-        self.features = self._collected.everywhere("row")
-        return retrieval_metrics(self.features["image"].float(), self.features["text"].float())
+        """Figures over all ranks' rows, equal on every rank; none if no row has a caption."""
+        self.images, self.texts = self._images.everywhere("row"), self._texts.everywhere("row")
+        if not len(self.texts["row"]):
+            return {}
+        return retrieval_metrics(self.images["image"].float(), self.texts["text"].float(), self._owner())
+
+    def _owner(self) -> Tensor:
+        return torch.searchsorted(self.images["row"], self.texts["row"])
 
     def best_pictures(self, most: int) -> dict[str, list[Any]]:
-        """For every text the rows of its best pictures, and the rank of its own; call after `compute`."""
-        image, text = self.features["image"].float(), self.features["text"].float()
-        ranks = partner_ranks(text, image, torch.arange(len(text)))
+        """For every caption the places of its best pictures, and the rank of its own; call after `compute`.
+
+        Places count the pictures in planned order; `row` says which row of the set each of them is.
+        """
+        image, text = self.images["image"].float(), self.texts["text"].float()
         return {
-            "row": self.features["row"].tolist(),
+            "row": self.images["row"].tolist(),
             "best": top_candidates(text, image, most).tolist(),
-            "rank": ranks.tolist(),
+            "rank": partner_ranks(text, image, self._owner()).tolist(),
         }

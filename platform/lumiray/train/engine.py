@@ -107,7 +107,7 @@ class PlayerModule(nn.Module):
         """Dispatch to one of the calls below; DeepSpeed's hooks run around it.
 
         Args:
-            call: losses | features | contrast | surrogate | embed.
+            call: losses | features | contrast | surrogate | embed | embed_texts.
         """
         return getattr(self, f"_{call}")(batch, **given)
 
@@ -136,6 +136,9 @@ class PlayerModule(nn.Module):
 
     def _embed(self, batch: Batch) -> dict[str, Tensor]:
         return self.system.embed(batch)
+
+    def _embed_texts(self, batch: Batch, texts: list[str]) -> Tensor:
+        return self.system.embed_texts(texts)
 
 
 def _device_of(batch: Batch) -> torch.device:

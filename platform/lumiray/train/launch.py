@@ -18,6 +18,7 @@ from typing import Any
 from lumiray.config import JobConfig, check_run
 from lumiray.data.listing import expand, split_patterns
 from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
+from lumiray.evaluate.classes import read_classes
 from lumiray.identity import compare, identity
 from lumiray.registry import system as make_system
 from lumiray.settings_file import to_yaml
@@ -48,6 +49,7 @@ def train(job: JobConfig) -> dict[str, Any]:
     output = str(job.run.output)
     for patterns in filter(None, (job.run.shards, job.run.val_shards)):
         expand(patterns)  # a missing shard is found before anything is started
+    classes = read_classes(job.run.evaluate.class_names, job.run.evaluate.templates)
     stored = stored_run(job)
     stage = stage_named(make_system(job.slug, job.system), None)
     sizes = resolve_sizes(job.run, stage, stored and stored["sizes"])
@@ -86,6 +88,7 @@ def train(job: JobConfig) -> dict[str, Any]:
         shares.threads,
         marks,
         resume_from,
+        classes,
     )
     return _fit(spec, shares.worker, sizes.workers, warm)
 

@@ -23,6 +23,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ import torch.distributed as dist
 from lumiray.config import RunConfig
 from lumiray.data.feed import Delivery, Feed
 from lumiray.errors import RunFailure
-from lumiray.evaluate.named import evaluator
+from lumiray.evaluate.classes import Classes
+from lumiray.evaluate.named import evaluated, evaluators
 from lumiray.system import Batch, Player, Stage, System
 from lumiray.train.checkpoint import Checkpointer
 from lumiray.train.clamp import clamp
@@ -112,8 +114,9 @@ class Loop:
         checkpointer: Checkpointer,
         progress: Progress | None,
         marks: Marks,
+        classes: Classes | None = None,
     ) -> None:
-        self.marks = marks
+        self.marks, self.classes = marks, classes
         self.run, self.place, self.stage, self.players = run, place, stage, players
         self.feed, self.checkpointer, self.progress = feed, checkpointer, progress
         self.counters = Counters()
@@ -263,7 +266,7 @@ class Loop:
         if first is None:
             return False
         begin, waited = time.perf_counter(), self.feed.wait_s
-        self.metrics = evaluate_stage(self.stage, self.players, _chain(first, deliveries))
+        self.metrics = evaluate_stage(self.stage, self.classes, self.players, chain([first], deliveries))
         self._logged_at += time.perf_counter() - begin  # training speed excludes evaluation
         self._waited_s += self.feed.wait_s - waited
         if self.progress:
@@ -284,25 +287,17 @@ class Loop:
             print(f"rank {self.place.rank}: {text}", flush=True)
 
 
-def _chain(first: Delivery, rest: Iterator[Delivery]) -> Iterator[Delivery]:
-    yield first
-    yield from rest
-
-
-def evaluate_stage(stage: Stage, players: dict[str, Trained], deliveries: Iterator[Delivery]) -> dict[str, float]:
+def evaluate_stage(
+    stage: Stage, classes: Classes | None, players: dict[str, Trained], deliveries: Iterator[Delivery]
+) -> dict[str, float]:
     """All evaluations that the stage names, in one pass over the deliveries; equal on all ranks."""
-    trained = next(iter(players.values()))
-    evaluators = [evaluator(name) for name in stage.metrics]
-    trained.engine.eval()
+    engine = next(iter(players.values())).engine
+    engine.eval()
     with torch.no_grad():
-        for delivery in deliveries:
-            outputs = trained.engine("embed", delivery.tensors)
-            for one in evaluators:
-                one.update(outputs, delivery.tensors)
-    trained.engine.train()
-    metrics: dict[str, float] = {}
-    for one in evaluators:
-        metrics |= one.compute()
+        found = evaluators(stage.metrics, classes, lambda texts: engine("embed_texts", {}, texts=texts))
+        batches = (delivery.tensors for delivery in deliveries)
+        metrics = evaluated(found, batches, lambda batch: engine("embed", batch))
+    engine.train()
     return metrics
 
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lumiray.config import JobConfig
+from lumiray.data.listing import expand
 from lumiray.data.stream import Decoders, StreamSpec
 from lumiray.errors import RunFailure, UserError
+from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.settings_file import job_from, read_settings
 from lumiray.storage import absolute, join, write_atomically
 from lumiray.system import stage_named
@@ -44,6 +46,10 @@ class ScoreOptions:
     """auto uses GPUs where the cluster has them."""
     output: str | None = None
     """Where the figures go as JSON; `RUN/scores/TIME.json` if not given."""
+    class_names: str | None = None
+    """Zero-shot classification of rows with a class: a file with one name per line, or `imagenet`."""
+    templates: str | None = None
+    """A file with one template per line, with {} for the class; or `openai` (if not given), `simple`."""
     best: int = 0
     """Best pictures of every text to write beside the figures."""
 
@@ -60,7 +66,8 @@ class ScoreSpec:
     decoders: Decoders
     device: str
     threads: int
-    num_best: int = 0
+    classes: Classes | None
+    num_best: int
 
 
 def score(slug: str, options: ScoreOptions) -> dict[str, Any]:
@@ -74,6 +81,8 @@ def score(slug: str, options: ScoreOptions) -> dict[str, Any]:
     from lumiray.train.manifest import latest
 
     job = job_of(slug, options)
+    classes = read_classes(options.class_names, options.templates)
+    expand(options.val_shards)  # a missing shard is found before anything is started
     checkpoint = options.checkpoint and absolute(options.checkpoint)
     if options.run and not checkpoint:
         manifest = latest(absolute(options.run))
@@ -95,6 +104,7 @@ def score(slug: str, options: ScoreOptions) -> dict[str, Any]:
         shares.decoders,
         shares.device,
         shares.threads,
+        classes=classes,
         num_best=options.best,
     )
     found = _fit(spec, options.workers, shares.worker)
@@ -152,7 +162,8 @@ def score_worker(spec: ScoreSpec, board: Any) -> None:
 
     from lumiray.data.feed import Feed
     from lumiray.data.stream import evaluation_items
-    from lumiray.evaluate.named import evaluator
+    from lumiray.evaluate.named import evaluated, evaluators
+    from lumiray.evaluate.retrieval import RetrievalEvaluator
     from lumiray.registry import system as make_system
 
     context = ray.train.get_context()
@@ -170,19 +181,15 @@ def score_worker(spec: ScoreSpec, board: Any) -> None:
         networks.load_state_dict(export_model(open_checkpoint(spec.checkpoint)))
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[spec.precision]
     networks.to(device, dtype).eval()
-    evaluators = [evaluator(name) for name in stage.metrics]
     try:
         with torch.inference_mode():
-            for delivery in feed.evaluation(0):
-                outputs = system.embed(delivery.tensors)
-                for one in evaluators:
-                    one.update(outputs, delivery.tensors)
+            evaluations = evaluators(stage.metrics, spec.classes, system.embed_texts)
+            batches = (delivery.tensors for delivery in feed.evaluation(0))
+            found: dict[str, Any] = {"metrics": evaluated(evaluations, batches, system.embed)}
     finally:
         feed.close()
-    found: dict[str, Any] = {"metrics": {}}
-    for one in evaluators:
-        found["metrics"] |= one.compute()
-        if spec.num_best and hasattr(one, "best_pictures"):
+    for one in evaluations:
+        if spec.num_best and isinstance(one, RetrievalEvaluator):
             found["best"] = one.best_pictures(spec.num_best)
     if rank == 0:
         ray.get(board.answer.remote(found))

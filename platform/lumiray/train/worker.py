@@ -16,6 +16,7 @@ from typing import Any
 from lumiray.config import JobConfig
 from lumiray.data.stream import Decoders, StreamSpec, items, rank_rows
 from lumiray.errors import Interrupted, RunFailure, UserError
+from lumiray.evaluate.classes import Classes
 from lumiray.train.marks import Marks
 
 STATUS = "status.json"
@@ -27,6 +28,7 @@ class WorkerSpec:
 
     Args:
         identity: what a checkpoint of this run says about its settings.
+        classes: of the zero-shot evaluation, if there is one.
         resume_from: address of a checkpoint to start from, or None for the newest in the run's output.
         threads: threads of one worker for work on the CPU.
     """
@@ -41,6 +43,7 @@ class WorkerSpec:
     threads: int
     marks: Marks
     resume_from: str | None = None
+    classes: Classes | None = None
 
 
 def work(spec: WorkerSpec, board: Any) -> None:
@@ -165,7 +168,7 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
         )
         if manifest is not None and position is not None:
             progress.message(f"resumed at step {position['step']} from {manifest.url}")
-    loop = Loop(run, place, stage, players, feed, checkpointer, progress, spec.marks)
+    loop = Loop(run, place, stage, players, feed, checkpointer, progress, spec.marks, spec.classes)
     if position is not None:
         loop.counters = Counters(**{name: int(value) for name, value in position.items()})
     watch = StopWatch(board)

@@ -209,7 +209,9 @@ def zero_shot(case: Case) -> dict[str, np.ndarray]:
     texts = [template.format(name) for name in config["classnames"] for template in config["templates"]]
     with torch.no_grad():
         image = functional.normalize(model.encode_image(torch.from_numpy(case.inputs()["pixels"])), dim=1)
-        classifier = class_embeddings(model.encode_text, tokens, config["classnames"], config["templates"])
+        classifier = class_embeddings(
+            lambda texts: model.encode_text(tokens(texts)), config["classnames"], config["templates"]
+        )
         got: dict[str, Any] = {
             "tokens": tokens(texts),
             "text_features_unnormalised": model.encode_text(tokens(texts)).numpy(),
