@@ -129,7 +129,7 @@ class ClipSystem(System):
         """Matrix work of forward and backward (three times forward) for one picture and its caption."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        model = copy.deepcopy(self.networks["clip"]).to("meta")
+        model = copy.deepcopy(self.networks["clip"]).to("meta").eval()
         size = self.form.size
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():

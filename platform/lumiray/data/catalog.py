@@ -200,10 +200,8 @@ def _write_rows(folder: str, shard: Listed, rows: Rows) -> None:
 
 def _read_rows(folder: str, shard: Listed) -> Rows:
     """Raises NotThere also where the file belongs to another state of the shard."""
-    import pyarrow.parquet as pq
-
     path = _path(folder, shard)
-    table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
+    table = _table_of(storage.read_bytes(path))
     about = table.schema.metadata or {}
     for name, value in (("form", _FORM), ("size", str(shard.size)), ("mark", shard.mark)):
         if about.get(name.encode()) != value.encode():
@@ -232,10 +230,9 @@ def _summary_bytes(known: dict[str, Known]) -> bytes:
 def _summary_of(data: bytes) -> dict[str, Known] | None:
     """None for a file of another form, which is then made again."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = _table_of(data)
     except pa.ArrowInvalid:
         return None
     if (table.schema.metadata or {}).get(b"form") != _FORM.encode():
@@ -254,6 +251,16 @@ def _table_bytes(table: Any) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _table_of(data: bytes) -> Any:
+    """The table in a Parquet file, read by the calling thread.
+
+    Arrow's own threads are not needed for files this small, and a process that ends while they start is aborted.
+    """
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
 
 
 def _cache_root() -> str:

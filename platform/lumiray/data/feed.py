@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumiray.data.stream import EVALUATE, TRAIN, Item
+from lumiray.data.stream import EVALUATE, Item
 from lumiray.system import Batch
 
 
@@ -50,26 +50,26 @@ class Feed:
         self._device = device
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
-        self._next: Delivery | None = None
         self.wait_s = 0.0
         self._thread = threading.Thread(target=self._fill, name="feed", daemon=True)
         self._thread.start()
 
-    def training(self, step: int) -> Delivery:
-        """This rank's rows of a step."""
-        delivery = self._take()
-        if delivery is None or (delivery.kind, delivery.step) != (TRAIN, step):
-            found = "its end" if delivery is None else f"{delivery.kind} of step {delivery.step}"
-            raise RuntimeError(f"the stream gave {found} where step {step} was due")
-        return delivery
+    def take(self, kind: str, step: int) -> Delivery:
+        """The next delivery: this rank's rows of a step, or a batch of the evaluation after `step` steps.
 
-    def evaluation(self, step: int) -> Iterator[Delivery]:
-        """All evaluation batches that are due after `step` finished steps."""
-        while (delivery := self._take()) is not None:
-            if (delivery.kind, delivery.step) != (EVALUATE, step):
-                self._next = delivery
-                return
-            yield delivery
+        Raises:
+            RuntimeError: something else comes next, or the stream has ended.
+            Exception: whatever ended the stream.
+        """
+        begin = time.perf_counter()
+        found = self._ready.get()
+        self.wait_s += time.perf_counter() - begin
+        if isinstance(found, BaseException):
+            raise found
+        if found is _END or (found.kind, found.step) != (kind, step):
+            other = "its end" if found is _END else f"{found.kind} of step {found.step}"
+            raise RuntimeError(f"the stream gave {other} where {kind} of step {step} was due")
+        return found
 
     def close(self) -> None:
         """End the thread and the pipeline behind it."""
@@ -79,17 +79,6 @@ class Feed:
                 self._ready.get_nowait()
             except queue.Empty:
                 self._thread.join(timeout=0.05)
-
-    def _take(self) -> Delivery | None:
-        if self._next is not None:
-            delivery, self._next = self._next, None
-            return delivery
-        begin = time.perf_counter()
-        found = self._ready.get()
-        self.wait_s += time.perf_counter() - begin
-        if isinstance(found, BaseException):
-            raise found
-        return None if found is _END else found
 
     def _fill(self) -> None:
         try:

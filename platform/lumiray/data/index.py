@@ -154,12 +154,7 @@ class ShardSet:
         """
         ordinals = np.asarray(ordinals, dtype=np.int64)
         unique, places = np.unique(ordinals, return_inverse=True)
-        shards, rows = self.locate(unique)
-        spans: list[_Span] = []
-        cuts = np.flatnonzero(np.diff(shards)) + 1
-        for part in np.split(np.arange(len(unique)), cuts):
-            if len(part):
-                spans.extend(self._spans(int(shards[part[0]]), rows[part], unique[part]))
+        spans = self._all_spans(unique)
         found: dict[int, Row | BadRow] = {}
         for span, data in zip(spans, self._fetch(spans), strict=True):
             for ordinal, start, length in span.rows:
@@ -167,6 +162,10 @@ class ShardSet:
                 if isinstance(row, BadRow):
                     self._refuse_changed(span.shard)
         return [found[int(unique[place])] for place in places.ravel()]
+
+    def num_requests(self, ordinals: np.ndarray) -> int:
+        """Range reads that `read` makes for these rows."""
+        return len(self._all_spans(np.unique(np.asarray(ordinals, dtype=np.int64))))
 
     def row_sizes(self, shard: int) -> np.ndarray:
         """Bytes of each row of a shard as stored, headers included; int64."""
@@ -198,6 +197,16 @@ class ShardSet:
                 f"Shard {without_secrets(self.url_of(shard))} was changed while the run was reading it "
                 f"({self.sizes[shard]} bytes before, {now.size} now). Put the old file back, or start anew."
             )
+
+    def _all_spans(self, unique: np.ndarray) -> list[_Span]:
+        """Ranges to read for rows in ascending order."""
+        shards, rows = self.locate(unique)
+        spans: list[_Span] = []
+        cuts = np.flatnonzero(np.diff(shards)) + 1
+        for part in np.split(np.arange(len(unique)), cuts):
+            if len(part):
+                spans.extend(self._spans(int(shards[part[0]]), rows[part], unique[part]))
+        return spans
 
     def _spans(self, shard: int, rows: np.ndarray, ordinals: np.ndarray) -> list[_Span]:
         """Rows of one shard (ascending) joined into ranges that are worth one read each."""

@@ -85,11 +85,15 @@ def entries(spec: StreamSpec, rank: int, num_ranks: int, first_step: int) -> Ite
             yield from evaluation_entries(spec, step + 1, rank, num_ranks)
 
 
+def num_evaluation_batches(spec: StreamSpec, num_ranks: int) -> int:
+    """Batches of one evaluation on each rank: equally many on all of them."""
+    rows = spec.validation.num_rows if spec.validation else 0
+    return -(-rows // (spec.evaluation_batch_size * num_ranks)) if rows else 0
+
+
 def evaluation_entries(spec: StreamSpec, step: int, rank: int, num_ranks: int) -> Iterator[Entry]:
-    """One evaluation of a rank: equally many batches on every rank, the tail padded with masked rows."""
-    assert spec.validation is not None
-    size = spec.evaluation_batch_size
-    per_rank = -(-spec.validation.num_rows // (size * num_ranks))
+    """One evaluation of a rank, the tail padded with masked rows."""
+    size, per_rank = spec.evaluation_batch_size, num_evaluation_batches(spec, num_ranks)
     for start in range(rank * per_rank * size, (rank + 1) * per_rank * size, size):
         yield Entry(EVALUATE, step, start, start + size)
 

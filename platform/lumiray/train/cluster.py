@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lumiray.config import RunConfig
 from lumiray.data.stream import Decoders
-from lumiray.errors import UserError
+from lumiray.errors import RunFailure, UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -23,6 +23,9 @@ def start_ray() -> None:
 
     Ray puts only the root of an uploaded working directory on the path; relative entries find the uploaded
     packages, absolute ones this checkout, and an installed lumiray needs neither.
+
+    Raises:
+        RunFailure: the cluster does not answer, or none can be started here.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how soon `fit` sees the end
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -32,13 +35,25 @@ def start_ray() -> None:
         return
     paths = ["platform", "models", str(ROOT / "platform"), str(ROOT / "models")]
     address = os.environ.get("RAY_ADDRESS")
-    ray.init(
-        address=address or "local",
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
-        logging_level="error",
-        log_to_driver=False,  # workers speak through the board; their own logs stay with Ray
-        include_dashboard=None if address else False,
-    )
+    try:
+        ray.init(
+            address=address or "local",
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+            logging_level="error",
+            log_to_driver=False,  # workers speak through the board; their own logs stay with Ray
+            include_dashboard=None if address else False,
+        )
+    except Exception as error:  # of many kinds: a connection, a token, a process that did not come up
+        words = " ".join(str(error).split())[:300]
+        if address:
+            raise RunFailure(
+                f"The Ray cluster at RAY_ADDRESS={address} cannot be joined: {words} Check the address, that its head "
+                "runs the same Ray version, and its token (RAY_AUTH_MODE, RAY_AUTH_TOKEN)."
+            ) from error
+        raise RunFailure(
+            f"Ray cannot be started on this machine: {words} It may be short of memory or busy with other work; its "
+            "logs are in /tmp/ray/session_latest/logs."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lumiray.config import JobConfig, check_run
+from lumiray.data.index import ShardSet
 from lumiray.data.listing import expand, split_patterns
+from lumiray.data.plan import Plan, PlanSettings, Source
+from lumiray.data.stream import StreamSpec
 from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
-from lumiray.evaluate.classes import read_classes
+from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.identity import compare, identity
 from lumiray.registry import system as make_system
 from lumiray.settings_file import to_yaml
@@ -43,20 +45,12 @@ def train(job: JobConfig) -> dict[str, Any]:
         Interrupted: told to stop; the same command continues from the checkpoint.
     """
     marks = Marks.of_this_process()
-    check_run(job.run)
-    marks.reach("options_read")
-    job = independent_of_here(job)
-    output = str(job.run.output)
-    for patterns in filter(None, (job.run.shards, job.run.val_shards)):
-        expand(patterns)  # a missing shard is found before anything is started
-    classes = read_classes(job.run.evaluate.class_names, job.run.evaluate.templates)
-    stored = stored_run(job)
-    stage = stage_named(make_system(job.slug, job.system), None)
-    sizes = resolve_sizes(job.run, stage, stored and stored["sizes"])
-    if job.run.steps is not None:
-        check_recipe(job.run, stage, job.run.steps)
-    job = announce(job, stage, sizes)
+    checked = check_job(job)
+    marks.reach("options_checked")
+    job, stage, sizes = checked.job, checked.stage, checked.sizes
+    output, stored = str(job.run.output), checked.stored
 
+    from lumiray.data.parallel import open_shards
     from lumiray.train.cluster import share_out, start_ray
 
     warm = threading.Thread(target=_import_trainer, daemon=True)
@@ -68,8 +62,8 @@ def train(job: JobConfig) -> dict[str, Any]:
     from lumiray.train.worker import WorkerSpec
 
     shares = share_out(job.run, sizes.workers, ray.cluster_resources())
-    stream, digest = make_stream(job, stage, sizes)
-    own_identity = identity(job, digest, sizes, stream.total_steps)
+    stream = make_stream(checked, open_shards)
+    own_identity = identity(job, stream.sources[0].digest, sizes, stream.total_steps)
     if stored is not None:
         refuse_other_run(job, stored["identity"], own_identity)
     write_atomically(join(output, CONFIG), to_yaml(job).encode())
@@ -88,9 +82,44 @@ def train(job: JobConfig) -> dict[str, Any]:
         shares.threads,
         marks,
         resume_from,
-        classes,
+        checked.classes,
     )
     return _fit(spec, shares.worker, sizes.workers, warm)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job that passed every check that needs no cluster.
+
+    Args:
+        job: with whole paths and the learning rate that its rule gives.
+        stored: what the output says of the run that it holds, None for a new one.
+    """
+
+    job: JobConfig
+    stage: Stage
+    sizes: Sizes
+    classes: Classes | None
+    stored: dict[str, Any] | None
+
+
+def check_job(job: JobConfig) -> Checked:
+    """Everything that can be known before anything is started.
+
+    Raises:
+        UserError: bad use.
+    """
+    check_run(job.run)
+    job = independent_of_here(job)
+    for patterns in filter(None, (job.run.shards, job.run.val_shards)):
+        expand(patterns)  # a missing shard stops the job by name
+    classes = read_classes(job.run.evaluate.class_names, job.run.evaluate.templates)
+    stored = stored_run(job)
+    stage = stage_named(make_system(job.slug, job.system), None)
+    sizes = resolve_sizes(job.run, stage, stored and stored["sizes"])
+    if job.run.steps is not None:
+        check_recipe(job.run, stage, job.run.steps)
+    return Checked(announce(job, stage, sizes), stage, sizes, classes, stored)
 
 
 def independent_of_here(job: JobConfig) -> JobConfig:
@@ -168,12 +197,13 @@ def refuse_other_run(job: JobConfig, old: dict[str, Any], new: dict[str, Any]) -
         )
 
 
-def make_stream(job: JobConfig, stage: Stage, sizes: Sizes) -> tuple[Any, str]:
-    """Open the shards, make the plan, and describe the stream; also the digest of the data's index."""
-    from lumiray.data.parallel import open_shards
-    from lumiray.data.plan import Plan, PlanSettings, Source
-    from lumiray.data.stream import StreamSpec
+def make_stream(checked: Checked, open_shards: Callable[[str, str | None], ShardSet]) -> StreamSpec:
+    """Open the shards, make the plan, and describe the stream.
 
+    Args:
+        open_shards: opens shard patterns with an index folder (`parallel.open_shards`).
+    """
+    job, stage, sizes = checked.job, checked.stage, checked.sizes
     run = job.run
     shards = open_shards(str(run.shards), run.data.index)
     if shards.num_rows < 1:
@@ -194,7 +224,7 @@ def make_stream(job: JobConfig, stage: Stage, sizes: Sizes) -> tuple[Any, str]:
         f"{steps * sizes.global_batch_size / shards.num_rows:.3g} epochs",
         flush=True,
     )
-    stream = StreamSpec(
+    return StreamSpec(
         slug=job.slug,
         system_config=job.system,
         stage=stage.name,
@@ -207,38 +237,23 @@ def make_stream(job: JobConfig, stage: Stage, sizes: Sizes) -> tuple[Any, str]:
         evaluate_every=run.evaluate.every,
         fail_on_bad_row=run.data.bad_rows == "fail",
     )
-    return stream, shards.digest
 
 
 def _fit(spec: Any, resources: dict[str, float], workers: int, warm: threading.Thread) -> dict[str, Any]:
     """Start the worker group and wait for its end, stopping it in order when a signal comes."""
     warm.join()
     import ray
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
 
     from lumiray.train.board import Board, shown
-    from lumiray.train.cluster import ray_scratch
+    from lumiray.train.group import Group, run_group
     from lumiray.train.worker import work
 
     board: Any = Board.remote()  # type: ignore[attr-defined]
-    trainer = TorchTrainer(
-        lambda config: work(config["spec"], config["board"]),
-        train_loop_config={"spec": spec, "board": board},
-        torch_config=TorchConfig(backend="nccl" if spec.device == "gpu" else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=spec.device == "gpu", resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"lumiray-{uuid.uuid4().hex[:12]}",  # checkpoints are ours: Ray's own run is a new one
-            storage_path=ray_scratch(),
-            failure_config=ray.train.FailureConfig(max_failures=spec.job.run.retries),
-        ),
-    )
+    group = Group("lumiray-train", workers, spec.device, resources, spec.job.run.retries)
     failure: BaseException | None = None
     with on_signals(board.stop.remote), shown(board):
         try:
-            trainer.fit()
+            run_group(group, work, spec, board)
         except Exception as error:  # what it means is decided below, from what the workers left behind
             failure = error
     stopped, mistake = ray.get(board.state.remote())

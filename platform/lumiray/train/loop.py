@@ -6,11 +6,11 @@
         for each player whose turn it is:
             set the learning rate of its applied steps
             forward and backward over the micro-batches        (step.py: exact large-batch gradients)
-            not finite anywhere?  skip the update, count it; too many: stop with the last checkpoint
+            loss or gradient not finite anywhere?  skip the update, count it; too many: stop
             engine.step(); clamp stored values in the fp32 master
         every `log.every` steps: one row of numbers, reduced over ranks
         evaluation due?        run it on rows that the same feed delivers
-        checkpoint due, or asked to stop?  copy out, write behind the next steps
+        checkpoint due, or asked to stop?  copy out, write behind the next steps; not while updates are skipped
     last checkpoint, last evaluation
 
 A *finished* step is one in the history of the weights: what a killed run did past its last checkpoint is
@@ -23,7 +23,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -31,13 +30,14 @@ import torch.distributed as dist
 
 from lumiray.config import RunConfig
 from lumiray.data.feed import Delivery, Feed
+from lumiray.data.stream import EVALUATE, TRAIN, StreamSpec, num_evaluation_batches
 from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
 from lumiray.evaluate.named import evaluated, evaluators
 from lumiray.system import Batch, Player, Stage, System
 from lumiray.train.checkpoint import Checkpointer
 from lumiray.train.clamp import clamp
-from lumiray.train.engine import gradient_norm, make_engine, set_learning_rate
+from lumiray.train.engine import make_engine, set_learning_rate, take_step
 from lumiray.train.gather import master_values
 from lumiray.train.marks import Marks
 from lumiray.train.progress import Progress
@@ -45,6 +45,7 @@ from lumiray.train.recipe import resolved_player
 from lumiray.train.schedule import learning_rate
 from lumiray.train.step import MicroBatch, StepPlace, accumulate, reduce_sums
 
+GO, STOP, FAILED = 0, 1, 2  # what a rank wants before a step; the gravest of all counts
 SKIPPED_IN_A_ROW = 20  # updates without a finite loss before the run gives up (fp16 may need several to scale)
 
 
@@ -58,6 +59,24 @@ class Place:
     micro_batch_size: int
     num_micro_batches: int  # of the global batch
     total_steps: int
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where rows come from, and where checkpoints, numbers and words go.
+
+    Args:
+        stream: what the feed delivers.
+        progress: on rank 0 only.
+        show: one line for the user, from any rank.
+    """
+
+    stream: StreamSpec
+    feed: Feed
+    checkpointer: Checkpointer
+    progress: Progress | None
+    marks: Marks
+    show: Callable[[str], object]
 
 
 @dataclass
@@ -110,20 +129,20 @@ class Loop:
         place: Place,
         stage: Stage,
         players: dict[str, Trained],
-        feed: Feed,
-        checkpointer: Checkpointer,
-        progress: Progress | None,
-        marks: Marks,
+        around: Surroundings,
         classes: Classes | None = None,
     ) -> None:
-        self.marks, self.classes = marks, classes
         self.run, self.place, self.stage, self.players = run, place, stage, players
-        self.feed, self.checkpointer, self.progress = feed, checkpointer, progress
+        self.stream, self.feed, self.checkpointer = around.stream, around.feed, around.checkpointer
+        self.progress, self.show, self.marks = around.progress, around.show, around.marks
+        self.classes = classes
         self.counters = Counters()
+        self._row: dict[str, Any] = {}  # numbers of the newest step
         self.metrics: dict[str, float] = {}
         self._waited_s = 0.0
         self._logged_at = time.perf_counter()
-        self._logged_step = 0
+        self._logged_step = self._saved_step = self._evaluated_step = 0
+        self._save_due = False
 
     def train(self, stop_requested: Callable[[], bool]) -> bool:
         """Run to the end of the run, or until told to stop.
@@ -131,25 +150,58 @@ class Loop:
         Returns:
             True if all steps are done, False if it stopped early with a checkpoint.
         """
-        self._logged_step = self.counters.step
+        self._logged_step = self._saved_step = self.counters.step
         while self.counters.step < self.place.total_steps:
             step = self.counters.step
-            delivery = self.feed.training(step)
+            delivery = self.deliver(TRAIN, step, STOP if stop_requested() else GO)
+            if delivery is None:
+                return False
             self.marks.reach("first_batch")
-            row = self.one_step(step, delivery)
+            self._row = self.one_step(step, delivery) or self._row
             self.started()
             self.counters.step = step = step + 1
-            self.counters.replaced_rows += len(delivery.bad)
-            stop = self._agree(stop_requested())
             last = step == self.place.total_steps
-            if step % self.run.log.every == 0 or last or stop:
-                self.log(step, row)
-            self.report_bad_rows(delivery)
-            if self.evaluate(step) or step % self.run.checkpoint.every == 0 or last or stop:
+            if step % self.run.log.every == 0 or last:
+                self.log(step)
+            self._save_due |= self.evaluate(step) or step % self.run.checkpoint.every == 0
+            # weights under which nothing is finite must not push good ones out of those that are kept
+            if last or (self._save_due and not self.counters.skipped_in_a_row):
                 self.save()
-            if stop and not last:
-                return False
         return True
+
+    def deliver(self, kind: str, step: int, wish: int = GO) -> Delivery | None:
+        """This rank's next rows, once every rank has its own; None if any rank wishes to stop.
+
+        The ranks agree before any of them goes on: one that cannot have its rows would leave the others
+        waiting for it in a collective, and what they had finished would be lost.
+
+        Raises:
+            Exception: what kept this rank, or another one, from its rows; finished steps are committed.
+        """
+        delivery, failure = None, None
+        try:
+            delivery = self.feed.take(kind, step)
+        except Exception as error:  # whatever it is, the other ranks must hear of it
+            failure = error
+        bad = self.report_bad_rows(delivery) if delivery else 0
+        verdict, bad_everywhere = self._agree(wish if failure is None else FAILED, bad)
+        if verdict == GO and bad_everywhere:
+            failure = self.too_many_bad_rows(bad_everywhere, delivery)
+            verdict = FAILED if failure else GO
+        if verdict == GO:
+            self.counters.replaced_rows += bad_everywhere
+            return delivery
+        self.commit()
+        if verdict == STOP:
+            return None
+        raise failure or RuntimeError("another worker failed; what was finished is committed")
+
+    def commit(self) -> None:
+        """Write down what is finished, before the loop is left early; every rank calls it."""
+        if self._row and self._logged_step != self.counters.step:
+            self.log(self.counters.step)
+        self.save()
+        self.checkpointer.wait()
 
     def started(self) -> None:
         """Log once how long the start took, and where the time went."""
@@ -172,15 +224,14 @@ class Loop:
             sums = accumulate(engine, micros, place, self.masters(trained))
             row |= {"sums": sums, "lr": rate, "engine": engine, "player": player}
             if sums is None:
-                engine.zero_grad()
                 self.skipped(step, f"the loss of {name} is not finite")
                 continue
-            norm = gradient_norm(engine)
-            engine.step()
-            if not engine.was_step_applied():
-                self.skipped(step, f"{name}: gradients overflowed, the loss scale is lowered")
+            norm = take_step(engine)
+            if norm is None:
+                lowered = ", the loss scale is lowered" if engine.fp16_enabled() else ""
+                self.skipped(step, f"gradients of {name} are not finite{lowered}")
                 continue
-            row["grad_norm"] = engine.get_global_grad_norm() if norm is None else norm
+            row["grad_norm"] = norm
             clamp(engine, dict(player.clamps))
             self.counters.applied += 1
             self.counters.skipped_in_a_row = 0
@@ -200,23 +251,26 @@ class Loop:
             RunFailure: too many in a row; the last checkpoint stays as it is.
         """
         self.counters.skipped_in_a_row += 1
-        self.say(f"step {step}: {why}; no update ({self.counters.skipped_in_a_row} in a row)")
+        if self.place.rank == 0:
+            self.show(f"step {step}: {why}; no update ({self.counters.skipped_in_a_row} in a row)")
         if self.counters.skipped_in_a_row >= SKIPPED_IN_A_ROW:
             raise RunFailure(
                 f"step {step}: {why}, {SKIPPED_IN_A_ROW} steps in a row. The last checkpoint in "
                 f"{self.run.output} is untouched; lower --lr, lengthen --warmup or set --engine.clip-norm."
             )
 
-    def _agree(self, wish: bool) -> bool:
-        """Whether any rank wishes it: all ranks must leave the loop at the same step."""
+    def _agree(self, verdict: int, count: int = 0) -> tuple[int, int]:
+        """The gravest of all ranks' verdicts, so that they leave the loop at the same step; the sum of counts."""
         if self.place.num_ranks == 1:
-            return wish
-        flag = torch.tensor(float(wish), device=self.place.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag.item())
+            return verdict, count
+        told = torch.tensor([verdict == STOP, verdict == FAILED, count], dtype=torch.int64, device=self.place.device)
+        dist.all_reduce(told)
+        stops, failures, total = told.tolist()
+        return (FAILED if failures else STOP if stops else GO), total
 
-    def log(self, step: int, row: dict[str, Any]) -> None:
-        """Reduce one row of numbers over ranks and hand it to the progress of rank 0."""
+    def log(self, step: int) -> None:
+        """Reduce the newest step's numbers over ranks and hand them to the progress of rank 0."""
+        row = self._row
         now = time.perf_counter()
         took, steps = now - self._logged_at, max(1, step - self._logged_step)
         waited = self.feed.wait_s - self._waited_s
@@ -226,7 +280,7 @@ class Loop:
         values: dict[str, float] = {
             "loss": sum(terms.values()) if terms else math.nan,
             "lr": row["lr"],
-            "grad_norm": float(row.get("grad_norm") or 0.0),
+            "grad_norm": row.get("grad_norm", math.nan),
             "samples_per_s": steps * self.place.micro_batch_size * self.place.num_micro_batches / took,
             "step_s": took / steps,
             "data_wait_share": min(1.0, waited / took),
@@ -242,31 +296,35 @@ class Loop:
         if self.progress:
             self.progress.step(step, values)
 
-    def report_bad_rows(self, delivery: Delivery) -> None:
-        """Log substituted rows with their address; stop when there are too many.
-
-        Raises:
-            RunFailure: more than `data.bad_rows_limit` of this rank's rows were replaced.
-        """
+    def report_bad_rows(self, delivery: Delivery) -> int:
+        """Say which rows could not be used; how many were replaced.  Evaluations leave them out instead."""
+        what = "left out of the evaluation" if delivery.kind == EVALUATE else "replaced"
         for bad in delivery.bad:
-            self.say(f"replaced {bad['shard']} row {bad['row']} (key {bad['key']!r}): {bad['reason']}")
-        own = self.place.micro_batch_size * self.place.num_micro_batches // self.place.num_ranks
-        seen = max(1000, self.counters.step * own)
-        if delivery.bad and self.counters.replaced_rows > self.run.data.bad_rows_limit * seen:
-            raise RunFailure(
-                f"{self.counters.replaced_rows} of {seen} rows could not be used, more than "
-                f"--data.bad-rows-limit {self.run.data.bad_rows_limit}; the last one: {delivery.bad[-1]}. "
-                "Mend the shards, or raise the limit."
-            )
+            self.say(f"{what}: {described(bad)}")
+        return len(delivery.bad) if delivery.kind == TRAIN else 0
+
+    def too_many_bad_rows(self, new: int, delivery: Delivery | None) -> Exception | None:
+        """Why the run must not go on with so many replaced rows, if it must not."""
+        count, limit = self.counters.replaced_rows + new, self.run.data.bad_rows_limit
+        seen = max(1000, (self.counters.step + 1) * self.place.micro_batch_size * self.place.num_micro_batches)
+        if count <= limit * seen:
+            return None
+        if not (delivery and delivery.bad):
+            return RuntimeError("another worker met too many rows that cannot be used")
+        return RunFailure(
+            f"step {self.counters.step}: {count} of {seen} rows could not be used, more than --data.bad-rows-limit "
+            f"{limit:g} allows; the last one: {described(delivery.bad[-1])}. Mend the shards, or raise the limit."
+        )
 
     def evaluate(self, step: int) -> bool:
-        """Run the evaluation that the feed delivers after this step, if any."""
-        deliveries = self.feed.evaluation(step)
-        first = next(deliveries, None)
-        if first is None:
+        """Run the evaluation that follows this step, if one does."""
+        if not self.stream.evaluation_due(step):
             return False
         begin, waited = time.perf_counter(), self.feed.wait_s
-        self.metrics = evaluate_stage(self.stage, self.classes, self.players, chain([first], deliveries))
+        count = num_evaluation_batches(self.stream, self.place.num_ranks)
+        batches = (self.deliver(EVALUATE, step) for _ in range(count))
+        self.metrics = evaluate_stage(self.stage, self.classes, self.players, batches)
+        self._evaluated_step = step
         self._logged_at += time.perf_counter() - begin  # training speed excludes evaluation
         self._waited_s += self.feed.wait_s - waited
         if self.progress:
@@ -275,27 +333,33 @@ class Loop:
 
     def save(self) -> None:
         """Checkpoint the finished steps; returns when weights are copied out of the device."""
+        if self._saved_step == self.counters.step:
+            return
+        self._saved_step, self._save_due = self.counters.step, False
         engines = {name: trained.engine for name, trained in self.players.items()}
         position = {**vars(self.counters)}
-        self.checkpointer.save(self.counters.step, engines, position, self.metrics)
+        fresh = self._evaluated_step == self.counters.step  # older figures are those of other weights
+        self.checkpointer.save(self.counters.step, engines, position, self.metrics if fresh else {})
 
     def say(self, text: str) -> None:
-        """One line in the log, from rank 0 (rows are named by the rank that met them)."""
-        if self.progress:
-            self.progress.message(text)
-        else:
-            print(f"rank {self.place.rank}: {text}", flush=True)
+        """One line for the user, from the rank that met it."""
+        self.show(text if self.place.num_ranks == 1 else f"worker {self.place.rank}: {text}")
+
+
+def described(bad: dict[str, Any]) -> str:
+    """A row that could not be used: where it lies and why."""
+    return f"{bad['shard']} row {bad['row']} (key {bad['key']!r}): {bad['reason']}"
 
 
 def evaluate_stage(
-    stage: Stage, classes: Classes | None, players: dict[str, Trained], deliveries: Iterator[Delivery]
+    stage: Stage, classes: Classes | None, players: dict[str, Trained], deliveries: Iterator[Delivery | None]
 ) -> dict[str, float]:
     """All evaluations that the stage names, in one pass over the deliveries; equal on all ranks."""
     engine = next(iter(players.values())).engine
     engine.eval()
     with torch.no_grad():
         found = evaluators(stage.metrics, classes, lambda texts: engine("embed_texts", {}, texts=texts))
-        batches = (delivery.tensors for delivery in deliveries)
+        batches = (delivery.tensors for delivery in deliveries if delivery)
         metrics = evaluated(found, batches, lambda batch: engine("embed", batch))
     engine.train()
     return metrics

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lumiray.config import JobConfig
 from lumiray.data.listing import expand
-from lumiray.data.stream import Decoders, StreamSpec
+from lumiray.data.stream import EVALUATE, Decoders, StreamSpec, num_evaluation_batches
 from lumiray.errors import RunFailure, UserError
 from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.settings_file import job_from, read_settings
 from lumiray.storage import absolute, join, write_atomically
-from lumiray.system import stage_named
+from lumiray.system import Batch, stage_named
+
+if TYPE_CHECKING:  # the options are read without torch
+    from lumiray.data.feed import Delivery
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ def score_worker(spec: ScoreSpec, board: Any) -> None:
     try:
         with torch.inference_mode():
             evaluations = evaluators(stage.metrics, spec.classes, system.embed_texts)
-            batches = (delivery.tensors for delivery in feed.evaluation(0))
+            count = num_evaluation_batches(spec.stream, num_ranks)
+            batches = (reported(feed.take(EVALUATE, 0), board) for _ in range(count))
             found: dict[str, Any] = {"metrics": evaluated(evaluations, batches, system.embed)}
     finally:
         feed.close()
@@ -195,28 +198,26 @@ def score_worker(spec: ScoreSpec, board: Any) -> None:
         ray.get(board.answer.remote(found))
 
 
+def reported(delivery: Delivery, board: Any) -> Batch:
+    """A batch's tensors, after telling the user of rows that cannot be used: they are masked."""
+    for bad in delivery.bad:
+        board.show.remote(f"left out: {bad['shard']} row {bad['row']} (key {bad['key']!r}): {bad['reason']}", False)
+    return delivery.tensors
+
+
 def _fit(spec: ScoreSpec, workers: int, resources: dict[str, float]) -> dict[str, Any]:
     """Start the workers and wait for their figures.  Ray must be up."""
     import ray
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
 
-    from lumiray.train.board import Board
-    from lumiray.train.cluster import ray_scratch
+    from lumiray.train.board import Board, shown
+    from lumiray.train.group import Group, run_group
     from lumiray.train.worker import user_error_behind
 
     board: Any = Board.remote()  # type: ignore[attr-defined]
-    trainer = TorchTrainer(
-        lambda config: score_worker(config["spec"], config["board"]),
-        train_loop_config={"spec": spec, "board": board},
-        torch_config=TorchConfig(backend="nccl" if spec.device == "gpu" else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=spec.device == "gpu", resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(name=f"lumiray-score-{uuid.uuid4().hex[:12]}", storage_path=ray_scratch()),
-    )
+    group = Group("lumiray-score", workers, spec.device, resources)
     try:
-        trainer.fit()
+        with shown(board):
+            run_group(group, score_worker, spec, board)
     except Exception as error:
         raise user_error_behind(error) or RunFailure(f"evaluation failed: {error}") from error
     found = ray.get(board.answered.remote())

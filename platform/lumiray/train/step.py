@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from lumiray.system import Batch
-from lumiray.train.engine import PlayerModule, combine
+from lumiray.train.engine import PlayerModule, backward, combine, discard_gradients
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def accumulate(
 
     Returns:
         Sums and counts of every term on this rank, or None if the loss is not finite on any rank: then
-        nothing was accumulated and the step must be skipped.
+        no gradient is left and the step must be skipped.
     """
     module: PlayerModule = engine.module
     if not module.player.global_batch:
@@ -70,16 +71,19 @@ def accumulate(
 def _within_micro_batches(engine: Any, micro_batches: Sequence[MicroBatch], place: StepPlace) -> Sums | None:
     totals: Sums = {}
     scale = place.num_ranks / place.num_micro_batches
+    finite = True
     for micro in micro_batches:
         seed_forward(place, micro.number)
         engine.set_gradient_accumulation_boundary(micro is micro_batches[-1])
         loss, sums = engine("losses", micro.tensors, scale=scale)
-        if not finite_everywhere(loss):
-            return None
-        engine.backward(loss)
+        finite = finite and finite_everywhere(loss)
+        backward(engine, loss if finite else loss * math.nan)
         for name, (total, count) in sums.items():
             before = totals.get(name, (0.0, 0.0))
             totals[name] = (before[0] + total, before[1] + count)
+    if not finite:
+        discard_gradients(engine)
+        return None
     return totals
 
 
@@ -89,7 +93,7 @@ def _in_one_pass(engine: Any, micro: MicroBatch, place: StepPlace, masters: Batc
     loss, sums = engine("contrast", micro.tensors, scale=float(place.num_ranks), masters=masters)
     if not finite_everywhere(loss):
         return None
-    engine.backward(loss)
+    backward(engine, loss)
     return sums
 
 
@@ -115,19 +119,40 @@ def _in_two_passes(
     gradients = {name: value.grad for name, value in leaves.items() if value.grad is not None}
     shared_gradients = {name: value.grad for name, value in shared.items() if value.grad is not None}
     start = 0
-    for micro, rows in zip(micro_batches, cached, strict=True):
-        stop = start + len(next(iter(rows.values())))
-        seed_forward(place, micro.number)
-        engine.set_gradient_accumulation_boundary(micro is micro_batches[-1])
-        surrogate = engine(
-            "surrogate",
-            micro.tensors,
-            gradients={name: value[start:stop] for name, value in gradients.items()},
-            shared_gradients=shared_gradients if start == 0 else {},  # they belong to the batch, once
-        )
-        engine.backward(surrogate)
-        start = stop
+    with running_statistics_kept(module):
+        for micro, rows in zip(micro_batches, cached, strict=True):
+            stop = start + len(next(iter(rows.values())))
+            seed_forward(place, micro.number)
+            engine.set_gradient_accumulation_boundary(micro is micro_batches[-1])
+            surrogate = engine(
+                "surrogate",
+                micro.tensors,
+                gradients={name: value[start:stop] for name, value in gradients.items()},
+                shared_gradients=shared_gradients if start == 0 else {},  # they belong to the batch, once
+            )
+            backward(engine, surrogate)
+            start = stop
     return outcome.terms
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """While inside, batch normalisation does not move its running statistics.
+
+    The first pass has moved them; the second one sees the same micro-batches again.
+    """
+    found = [one for one in module.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    momenta, counts = [one.momentum for one in found], [one.num_batches_tracked for one in found]
+    before = [None if count is None else count.clone() for count in counts]
+    for one in found:
+        one.momentum = 0.0
+    try:
+        yield
+    finally:
+        for one, momentum, count, old in zip(found, momenta, counts, before, strict=True):
+            one.momentum = momentum
+            if count is not None and old is not None:
+                count.copy_(old)
 
 
 def finite_everywhere(loss: Tensor) -> bool:

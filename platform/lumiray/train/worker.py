@@ -10,16 +10,20 @@ import json
 import os
 import random
 import time
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from lumiray.config import JobConfig
 from lumiray.data.stream import Decoders, StreamSpec, items, rank_rows
-from lumiray.errors import Interrupted, RunFailure, UserError
+from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
 from lumiray.evaluate.classes import Classes
 from lumiray.train.marks import Marks
 
 STATUS = "status.json"
+WHOLE = "The last checkpoint in {} is whole."
+# mistakes in code, ours or a system's: starting the workers again would only repeat them
+BUGS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, NotImplementedError, NameError)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ def work(spec: WorkerSpec, board: Any) -> None:
         cause = user_error_behind(error)
         if cause is not None:
             ray.get(board.fail.remote(str(cause), cause.exit_code))
+        elif isinstance(error, BUGS):
+            ray.get(board.fail.remote(f"{traceback.format_exc()}\n{WHOLE.format(spec.output)}", EXIT_FAILURE))
         raise
 
 
@@ -127,7 +133,7 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     from lumiray.system import stage_named
     from lumiray.train.board import StopWatch
     from lumiray.train.checkpoint import Checkpointer, restore
-    from lumiray.train.loop import Counters, Loop, Place, make_players
+    from lumiray.train.loop import Counters, Loop, Place, Surroundings, make_players
     from lumiray.train.progress import Progress
 
     run = spec.job.run
@@ -168,7 +174,10 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
         )
         if manifest is not None and position is not None:
             progress.message(f"resumed at step {position['step']} from {manifest.url}")
-    loop = Loop(run, place, stage, players, feed, checkpointer, progress, spec.marks, spec.classes)
+    around = Surroundings(
+        spec.stream, feed, checkpointer, progress, spec.marks, lambda text: board.show.remote(text, False)
+    )
+    loop = Loop(run, place, stage, players, around, spec.classes)
     if position is not None:
         loop.counters = Counters(**{name: int(value) for name, value in position.items()})
     watch = StopWatch(board)
