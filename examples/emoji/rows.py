@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,15 +51,22 @@ def pictures(artist: str) -> Iterator[tuple[Emoji, Image.Image]]:
         yield one, Image.alpha_composite(ground, drawn).convert("RGB")
 
 
-def write_rows(output: Path, artist: str) -> Path:
-    """Write an artist's pictures and table; returns the table."""
+def write_rows(output: Path, artist: str, part: str = "", keep: Callable[[int], bool] = lambda number: True) -> Path:
+    """Write an artist's pictures and a table of them; returns the table.
+
+    Args:
+        part: follows the artist in the table's name.
+        keep: which emoji the table lists, by their number.
+    """
     folder = output / artist
     folder.mkdir(parents=True, exist_ok=True)
-    table = output / f"{artist}.csv"
+    table = output / f"{artist}{part}.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["filepath", "title", "short_names", "category", "subcategory"])
-        for one, picture in pictures(artist):
+        for number, (one, picture) in enumerate(pictures(artist)):
+            if not keep(number):
+                continue
             picture.save(folder / f"{one.key}.png")
             names = " ".join(one.short_names)
             writer.writerow([f"{artist}/{one.key}.png", one.name, names, one.category, one.subcategory])
