@@ -11,16 +11,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "models")]
 
-from lumiray.command import guarded
+from lumiray.command import guarded, read_options
 
 
 def main() -> None:
     """Read the command line, evaluate, print the figures."""
-    import tyro
-
     from lumiray.train.score import ScoreOptions, score
 
-    found = score("clip", tyro.cli(ScoreOptions, description=str(__doc__)))
+    found = score("clip", read_options(ScoreOptions, sys.argv[1:], str(__doc__)))
     for name, value in found["metrics"].items():
         print(f"{name:28s} {value:.4f}")
     print(f"written to {found['written']}")

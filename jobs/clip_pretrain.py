@@ -30,4 +30,4 @@ def dry_run(job: JobConfig) -> str:
 
 
 if __name__ == "__main__":
-    run("clip", str(__doc__).partition("\n")[0], train, dry_run)
+    run("clip", str(__doc__), train, dry_run)

@@ -7,6 +7,7 @@ run("clip", main)                       the whole life of a job: parse, call, ex
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ import tyro
 
 from lumiray.config import JobConfig, RunConfig
 from lumiray.errors import EXIT_BAD_USE, EXIT_DONE, UserError
+from lumiray.option_kinds import option_kinds
 from lumiray.registry import config_class
 from lumiray.settings_file import job_from, read_settings
 
-MORE = "Also: --config FILE.yaml gives any of these options; --dry-run prints what would happen."
+EXAMPLE = r"\n\s*\n|\n(?=\s*python )"  # tyro fills lines as prose; an example stays a paragraph of its own
 
 
 @dataclass(frozen=True)
@@ -30,57 +32,68 @@ class Parsed:
     dry_run: bool
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says besides the configuration."""
+
+    config: str | None = None
+    """YAML file that sets any of these options; those on the line win. A run's own config.yaml repeats that run."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Check everything, print steps, memory, speed, reads and checkpoint sizes, and start nothing."""
+
+
+def read_options(form: Any, arguments: Sequence[str], description: str) -> Any:
+    """An instance of a dataclass from a command line.
+
+    Raises:
+        SystemExit: the line was refused with one message (2), or help was printed (0).
+    """
+    shown = "\n\n".join(" ".join(part.split()) for part in re.split(EXAMPLE, description))
+    return tyro.cli(form, description=shown, args=list(arguments), registry=option_kinds())
+
+
 def parse(slug: str, arguments: Sequence[str], description: str = "") -> Parsed:
     """Read a job's command line; `--config FILE.yaml` gives values that options on the line override.
 
     Raises:
         UserError: the YAML names something unknown, or two options disagree.
-        SystemExit: tyro refused the line (2), or printed help (0).
+        SystemExit: the line was refused (2), or help was printed (0).
     """
-    url, dry_run, rest = _own_options(list(arguments))
+    url = _config_of(arguments)
     default = job_from(slug, read_settings(url) if url else {}, f"--config {url}")
-    flat = Annotated[RunConfig, tyro.conf.arg(name="")]
-    kind: Any = config_class(slug)
-    own: Any = Annotated[kind, tyro.conf.arg(name="")]
+    flat = tyro.conf.arg(name="")
     form = dataclasses.make_dataclass(
         "Job",
         [
-            ("run", flat, dataclasses.field(default=default.run)),
-            ("system", own, dataclasses.field(default=default.system)),
+            ("run", Annotated[RunConfig, flat, tyro.conf.FlagConversionOff], dataclasses.field(default=default.run)),
+            ("asked", Annotated[Asked, flat], dataclasses.field(default=Asked())),
+            _system_field(slug, default.system),
         ],
         frozen=True,
     )
-    found: Any = tyro.cli(
-        form,
-        prog=None,
-        description=f"{description}\n\n{MORE}",
-        args=rest,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-    )
+    found = read_options(form, arguments, description)
     job = JobConfig(slug, found.run, found.system)
     weights = getattr(job.system, "weights", None)
     if weights and job.run.resume not in ("auto", "never"):
         raise UserError("--weights and --resume PATH both say where weights come from; leave one out.")
-    return Parsed(job, dry_run)
+    return Parsed(job, found.asked.dry_run)
 
 
-def _own_options(arguments: list[str]) -> tuple[str | None, bool, list[str]]:
-    """Take `--config` and `--dry-run` off the line."""
-    url, dry_run, rest = None, False, []
-    at = 0
-    while at < len(arguments):
-        one = arguments[at]
-        if one == "--dry-run":
-            dry_run = True
-        elif one == "--config" or one.startswith("--config="):
-            if one == "--config" and at + 1 == len(arguments):
-                raise UserError("--config needs the path of a YAML file.")
-            url = one.partition("=")[2] if "=" in one else arguments[at + 1]
-            at += "=" not in one
-        else:
-            rest.append(one)
-        at += 1
-    return url, dry_run, rest
+def _system_field(slug: str, default: Any) -> tuple[str, Any, Any]:
+    kind: Any = config_class(slug)
+    own: Any = Annotated[kind, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    return "system", own, dataclasses.field(default=default)
+
+
+def _config_of(arguments: Sequence[str]) -> str | None:
+    """The file that `--config` names: it is read first, for it gives the defaults of all other options."""
+    found = None
+    for one, following in zip(arguments, (*arguments, "")[1:], strict=True):
+        if one.startswith("--config="):
+            found = one.partition("=")[2]
+        elif one == "--config" and not following.startswith("--"):
+            found = following
+    return found or None
 
 
 def guarded(action: Callable[[], Any]) -> int:

@@ -10,69 +10,67 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lumiray.errors import UserError
+from lumiray.errors import UserError, check_number
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Reading, order and decoding of rows (DESIGN: the plan)."""
+    """How rows are read, shuffled and decoded."""
 
     slice_rows: int = 16
-    """Neighbouring rows that travel together: longer slices cost fewer range reads and shuffle less."""
+    """Neighbouring rows that are read together: longer slices cost fewer range reads and shuffle less."""
     group_rows: int = 4096
-    """Rows that are shuffled among each other after slices have been shuffled over the whole epoch."""
+    """Rows shuffled among each other, once slices are shuffled over the epoch; a multiple of --data.slice-rows."""
     decoders: int = 0
-    """Decoding processes per worker; 0 chooses from the cluster's free cores."""
-    ahead: int = 4
-    """Blocks of decoded rows kept ready per worker; bounds memory."""
+    """Decoding processes per worker; 0 takes what the cluster has free."""
     bad_rows: Literal["skip", "fail"] = "skip"
-    """What a row that cannot be decoded does: it is replaced and logged, or stops the run."""
+    """A row that cannot be decoded: skip replaces and logs it, fail stops the run."""
     bad_rows_limit: float = 0.01
-    """Share of substituted rows past which the run stops."""
+    """Share of replaced rows, 0 to 1, past which the run stops."""
     index: str | None = None
-    """Folder for the index of row offsets; beside the shards, or in the cache, if not given."""
+    """Folder for the index of row offsets; if not given, beside the shards, or in your cache if that is read-only."""
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What the DeepSpeed engine does besides `--zero` and `--precision`."""
+    """What the DeepSpeed engine does besides --zero and --precision."""
 
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
-    """Where optimizer state lives."""
+    """Where optimizer state is kept: none is on the GPU, cpu in host memory (needs --zero 1 or more)."""
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
-    """Where parameters live between uses (ZeRO 3)."""
+    """Where parameters are kept between uses (needs --zero 3)."""
     nvme_path: str | None = None
-    """Folder on a fast local disk for nvme offload."""
+    """Folder on a fast local disk; needed by nvme offload."""
     clip_norm: float = 0.0
-    """Gradients are scaled down to this global norm; 0 leaves them."""
+    """Gradients are scaled down to this global norm where theirs is larger; 0 leaves them."""
     compile: bool = False
-    """torch.compile on the networks (ZeRO 0 to 2)."""
+    """Compile the networks with torch.compile (not with --zero 3)."""
     deepspeed: str | None = None
-    """Path of your own DeepSpeed JSON; sizes, precision and clipping that it names are refused here."""
+    """Your own DeepSpeed JSON, for what no option here says; it may not set batch sizes, precision or clipping."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Values that replace the system's published ones where given."""
+    """Optimizer and schedule; what is not given is as published."""
 
     name: Literal["adamw", "sgd"] | None = None
-    """Optimizer; sgd is plain, for tests of gradients."""
+    """adamw, or sgd without momentum (for tests of gradients)."""
     weight_decay: float | None = None
-    """Decoupled weight decay."""
+    """Decoupled weight decay, of the parameters that the system does not exempt."""
     betas: tuple[float, float] | None = None
-    """AdamW's coefficients."""
+    """AdamW's two coefficients, such as 0.9 0.98."""
     eps: float | None = None
     """AdamW's epsilon."""
     schedule: Literal["cosine", "constant", "constant-cooldown"] | None = None
-    """Learning rate after the warm-up."""
+    """How the learning rate goes on after the warm-up."""
     cooldown: int = 0
-    """Last steps with falling rate (constant-cooldown)."""
+    """Last steps of the run, in which the rate falls (constant-cooldown)."""
     cooldown_power: float = 1.0
-    """Power of the cool-down."""
+    """Power of the fall: 1 is linear."""
     cooldown_end: float = 0.0
-    """Learning rate at the end of the cool-down."""
+    """Learning rate that the fall ends at."""
     lr_rule: Literal["none", "linear", "sqrt"] = "none"
-    """How the published learning rate follows another global batch than the published one."""
+    """Scales the published rate (where --lr is not given) by the global batch's ratio to the published, or its root."""
 
 
 @dataclass(frozen=True)
@@ -80,37 +78,37 @@ class CheckpointConfig:
     """When checkpoints are written and which stay."""
 
     every: int = 1000
-    """Steps between checkpoints; one is always written at the end and when the run is told to stop."""
+    """Steps between checkpoints; one is also written at the end, and when the run is told to stop."""
     keep: int = 3
-    """Newest checkpoints that stay."""
+    """How many of the newest checkpoints stay."""
     best: str | None = None
-    """Metric whose best checkpoint stays too, such as text_to_image_R@10; a leading - prefers low values."""
+    """Metric whose best checkpoint stays too, such as text_to_image_R@10; with a minus in front the lowest is best."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Evaluation on `--val-shards`."""
+    """Evaluation on --val-shards."""
 
     every: int = 0
-    """Steps between evaluations; 0 evaluates at the end only."""
+    """Steps between evaluations; 0 evaluates only at the end."""
     batch_size: int = 0
-    """Rows per forward; 0 takes the micro-batch's size."""
+    """Rows per forward pass; 0 takes the micro-batch's size, 512 at most."""
     class_names: str | None = None
-    """Zero-shot classification: a file with one class per line, or `imagenet`."""
+    """Zero-shot classification of rows with a class: a file with one class name per line, or `imagenet`."""
     templates: str | None = None
-    """A file with one template per line, with {} for the class; or `openai`, `simple`."""
+    """A file with one template per line, with {} for the class; or `openai` (if not given), `simple`."""
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    """Where progress goes."""
+    """Where progress is written, besides the terminal, metrics.jsonl and TensorBoard."""
 
     every: int = 10
     """Steps between logged rows."""
     wandb: str | None = None
-    """Weights & Biases project."""
+    """Weights & Biases project to write to."""
     mlflow: str | None = None
-    """MLflow experiment (the server is MLFLOW_TRACKING_URI)."""
+    """MLflow experiment to write to (the server is MLFLOW_TRACKING_URI)."""
 
 
 @dataclass(frozen=True)
@@ -118,39 +116,39 @@ class RunConfig:
     """What a training job is asked to do; the same names in every job."""
 
     shards: str | None = None
-    """Training shards: a folder, brace or glob pattern, list with `::`, or s3:// address of any of them."""
+    """Training shards (needed): a folder, a brace or glob pattern, the same at s3://, or several joined by `::`."""
     val_shards: str | None = None
-    """Shards for evaluation, in the same forms."""
+    """Shards to evaluate on, in the same forms; without them nothing is evaluated."""
     output: str | None = None
-    """Folder of the run, local or s3://: configuration, metrics, checkpoints, report."""
+    """Folder of the run (needed), local or s3://: configuration, metrics, checkpoints, report."""
     workers: int = 1
-    """Training processes; on GPU clusters one GPU each."""
+    """Training processes, each with one GPU where there are GPUs."""
     global_batch_size: int | None = None
-    """Rows per optimizer step over all workers; the system's published one if not given."""
+    """Rows of one optimizer step over all workers; the published number if not given."""
     micro_batch_size: int | None = None
-    """Rows per forward; the published one, or the global batch divided by the workers."""
+    """Rows of one forward pass; divides the global batch. If not given: as published, or one pass per worker."""
     steps: int | None = None
-    """Optimizer steps of the whole run."""
+    """Length of the run in optimizer steps; this or --epochs is needed."""
     epochs: float | None = None
-    """Length of the run in passes over the shards."""
+    """Length of the run in passes over the training shards; this or --steps is needed."""
     zero: Literal[0, 1, 2, 3] | None = None
-    """ZeRO stage (0 if neither this nor a DeepSpeed JSON says it)."""
+    """ZeRO stage: 1 divides optimizer state among workers, 2 gradients too, 3 parameters too; 0 if not given."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Working precision; fp32 master weights are kept besides."""
+    """Numbers of forward and backward passes; master weights are fp32 in any case."""
     lr: float | None = None
     """Peak learning rate; the published one if not given."""
     warmup: int | None = None
-    """Steps of linear warm-up."""
+    """Steps in which the learning rate rises to its peak; the published number if not given."""
     seed: int = 0
-    """Seed of the order of rows, augmentation, initial weights and dropout."""
+    """Decides the order of rows, augmentation, initial weights and dropout."""
     resume: str = "auto"
-    """auto continues the run in `output` if there is one; never refuses it; a path starts from it."""
+    """auto continues the run in --output if there is one, never refuses to; or a checkpoint's path to start from."""
     accept_changes: tuple[str, ...] = ()
-    """Settings, by name, in which a continued run may differ from what it was."""
+    """Names of settings in which the run in --output may be continued otherwise than it began."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """auto uses GPUs where the cluster has them."""
+    """Where networks run; auto takes GPUs if the cluster has any."""
     retries: int = 3
-    """Times that the worker group is started again after a failure, from the last checkpoint."""
+    """How often failed workers are started again, from the last checkpoint."""
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -168,13 +166,6 @@ class JobConfig:
     system: Any  # the system's own frozen dataclass
 
 
-def _at_least(low: float, **values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < low:
-            flag = "--" + name.replace("__", ".").replace("_", "-")
-            raise UserError(f"{flag} is {value}; it must be at least {low:g}.")
-
-
 def check_run(run: RunConfig) -> None:
     """Refuse values that cannot work and pairs that disagree.
 
@@ -187,40 +178,65 @@ def check_run(run: RunConfig) -> None:
         raise UserError("--output is missing: say where the run's results go (folder or s3://).")
     if (run.steps is None) == (run.epochs is None):
         raise UserError("Give --steps or --epochs, one of the two: they both say how long the run is.")
-    if run.zero is not None and run.engine.deepspeed:
+    _check_numbers(run)
+    _check_pairs(run)
+
+
+def _check_numbers(run: RunConfig) -> None:
+    data, optimizer = run.data, run.optimizer
+    at_least_1: dict[str, float | None] = {
+        "workers": run.workers,
+        "global-batch-size": run.global_batch_size,
+        "micro-batch-size": run.micro_batch_size,
+        "steps": run.steps,
+        "data.slice-rows": data.slice_rows,
+        "data.group-rows": data.group_rows,
+        "checkpoint.every": run.checkpoint.every,
+        "checkpoint.keep": run.checkpoint.keep,
+        "log.every": run.log.every,
+    }
+    at_least_0: dict[str, float | None] = {
+        "lr": run.lr,
+        "warmup": run.warmup,
+        "retries": run.retries,
+        "data.decoders": data.decoders,
+        "evaluate.every": run.evaluate.every,
+        "evaluate.batch-size": run.evaluate.batch_size,
+        "engine.clip-norm": run.engine.clip_norm,
+        "optimizer.weight-decay": optimizer.weight_decay,
+        "optimizer.eps": optimizer.eps,
+        "optimizer.cooldown": optimizer.cooldown,
+        "optimizer.cooldown-power": optimizer.cooldown_power,
+        "optimizer.cooldown-end": optimizer.cooldown_end,
+    }
+    for least, values in ((1, at_least_1), (0, at_least_0)):
+        for option, value in values.items():
+            check_number(option, value, least)
+    check_number("seed", run.seed, 0, 2**63 - 1)
+    check_number("data.bad-rows-limit", data.bad_rows_limit, 0, 1)
+    if run.epochs is not None and not run.epochs > 0:
+        raise UserError(f"--epochs is {run.epochs}; it must be above 0.")
+    if optimizer.betas and not all(0 <= beta < 1 for beta in optimizer.betas):
+        raise UserError(f"--optimizer.betas is {optimizer.betas}; both must be at least 0 and below 1.")
+
+
+def _check_pairs(run: RunConfig) -> None:
+    """Refuse options that contradict each other, or that would do nothing as given."""
+    data, optimizer, engine = run.data, run.optimizer, run.engine
+    if run.zero is not None and engine.deepspeed:
         raise UserError("--zero and --engine.deepspeed both set the ZeRO stage; leave one out.")
-    _at_least(
-        1,
-        workers=run.workers,
-        global_batch_size=run.global_batch_size,
-        micro_batch_size=run.micro_batch_size,
-        steps=run.steps,
-        data__slice_rows=run.data.slice_rows,
-        data__ahead=run.data.ahead,
-        checkpoint__every=run.checkpoint.every,
-        checkpoint__keep=run.checkpoint.keep,
-        log__every=run.log.every,
-    )
-    _at_least(
-        0,
-        lr=run.lr,
-        warmup=run.warmup,
-        retries=run.retries,
-        epochs=run.epochs,
-        data__decoders=run.data.decoders,
-        evaluate__every=run.evaluate.every,
-        engine__clip_norm=run.engine.clip_norm,
-    )
-    if run.data.group_rows % run.data.slice_rows:
+    if data.group_rows % data.slice_rows:
         raise UserError(
-            f"--data.group-rows {run.data.group_rows} is not a multiple of --data.slice-rows "
-            f"{run.data.slice_rows}: a group is a whole number of slices."
+            f"--data.group-rows {data.group_rows} is not a multiple of --data.slice-rows {data.slice_rows}: a group "
+            "is a whole number of slices."
         )
-    if run.engine.offload_parameters != "none" and run.zero != 3:
+    if optimizer.cooldown and optimizer.schedule != "constant-cooldown":
+        raise UserError("--optimizer.cooldown needs --optimizer.schedule constant-cooldown.")
+    if engine.offload_parameters != "none" and run.zero != 3:
         raise UserError("--engine.offload-parameters needs --zero 3: lower stages keep parameters whole.")
-    if run.engine.offload_optimizer != "none" and not run.zero:
+    if engine.offload_optimizer != "none" and not run.zero:
         raise UserError("--engine.offload-optimizer needs --zero 1 or more.")
-    if "nvme" in (run.engine.offload_optimizer, run.engine.offload_parameters) and not run.engine.nvme_path:
+    if "nvme" in (engine.offload_optimizer, engine.offload_parameters) and not engine.nvme_path:
         raise UserError("nvme offload needs --engine.nvme-path: a folder on a fast local disk.")
-    if run.engine.compile and run.zero == 3:
+    if engine.compile and run.zero == 3:
         raise UserError("--engine.compile works with --zero 0 to 2; ZeRO 3 repartitions what was compiled.")

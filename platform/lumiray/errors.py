@@ -7,6 +7,7 @@ where, and what mends it.  Whatever else escapes is our own failure and keeps it
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 EXIT_DONE = 0
@@ -37,3 +38,17 @@ def near(word: str, known: Iterable[str], most: int = 4) -> str:
     """A sentence with the known words nearest to a misspelt one, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=most, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+
+
+def check_number(option: str, value: float | None, least: float, most: float = math.inf) -> None:
+    """Refuse a number outside [least, most]; None is a value that was not given.
+
+    Args:
+        option: as on the command line, without the dashes.
+
+    Raises:
+        UserError: names the option, its value, and what is allowed.
+    """
+    if value is not None and not least <= value <= most:
+        allowed = f"at least {least:g}" if most == math.inf else f"between {least:g} and {most:g}"
+        raise UserError(f"--{option} is {value}; it must be {allowed}.")

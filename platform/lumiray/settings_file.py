@@ -10,8 +10,10 @@ data:
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
+from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
@@ -21,11 +23,16 @@ from lumiray.errors import UserError, near
 from lumiray.registry import config_class
 from lumiray.storage import open_url
 
+UNICODE_BREAKS = "\x85\u2028\u2029"  # written plainly, PyYAML reads them back as white space
+
 
 def to_yaml(job: JobConfig) -> str:
     """The whole resolved configuration; reading it back gives an equal job."""
     values = {"system": job.slug} | _plain(job.run) | _plain(job.system)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if any(one in text for one in UNICODE_BREAKS):
+        text = yaml.safe_dump(values, sort_keys=False)
+    return text
 
 
 def _plain(value: Any) -> Any:
@@ -102,21 +109,21 @@ def _checked(hint: Any, value: Any, source: str, name: str) -> Any:
         inner = [one for one in arguments if one is not type(None)]
         return _checked(inner[0], value, source, name)
     if origin is Literal:
-        if value in arguments and not isinstance(value, bool):
+        if any(value == one and type(value) is type(one) for one in arguments):  # True and 1.0 equal 1
             return value
         raise UserError(f"{source}: {name} is {value!r}; it must be one of {', '.join(map(str, arguments))}.")
     if origin is tuple:
         return _checked_tuple(arguments, value, source, name)
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
-            pass
+        with suppress(ValueError, OverflowError):
+            number = float(value)  # YAML reads 1e-3 as text
+            if math.isfinite(number):
+                return number
     elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (
         hint in (str, bool) and isinstance(value, hint)
     ):
         return value
-    raise UserError(f"{source}: {name} is {value!r}; it must be {_words(hint)}.")
+    raise UserError(f"{source}: {name} is {value!r}; it must be {words(hint)}.")
 
 
 def _checked_tuple(arguments: tuple[Any, ...], value: Any, source: str, name: str) -> tuple[Any, ...]:
@@ -129,5 +136,6 @@ def _checked_tuple(arguments: tuple[Any, ...], value: Any, source: str, name: st
     raise UserError(f"{source}: {name} is {value!r}; it must be a list of {len(kinds)} values.")
 
 
-def _words(hint: Any) -> str:
+def words(hint: Any) -> str:
+    """What a value of a type is called in messages to the user."""
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))

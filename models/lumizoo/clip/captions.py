@@ -39,9 +39,12 @@ def caption_sources(text: str) -> tuple[CaptionSource, ...]:
         if part not in ("txt", "json") or (part == "json") != bool(name):
             raise UserError(f"--caption {text!r}: {piece!r} is neither txt nor json:FIELD.")
         try:
-            found.append(CaptionSource(part, name or None, float(share) if share else 1.0))
+            odds = float(share) if share else 1.0
         except ValueError:
-            raise UserError(f"--caption {text!r}: {share!r} is not a probability.") from None
+            odds = -1.0
+        if not 0 <= odds <= 1:
+            raise UserError(f"--caption {text!r}: {share!r} is not a probability.")
+        found.append(CaptionSource(part, name or None, odds))
     if abs(sum(source.share for source in found) - 1) > 1e-6:
         raise UserError(f"--caption {text!r}: the probabilities add up to {sum(s.share for s in found):g}, not 1.")
     return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from lumiray.config import RunConfig
@@ -48,9 +49,10 @@ def resolve_sizes(run: RunConfig, stage: Stage, stored: Mapping[str, Any] | None
     if micro is None:
         micro = batch // _largest_divisor(batch, run.workers)
     if batch % micro:
-        below, above = batch - batch % micro or micro, batch + micro - batch % micro
+        fitting = sorted({max(micro, batch - batch % micro), batch + micro - batch % micro})
         raise UserError(
-            f"--global-batch-size {batch} is not a multiple of --micro-batch-size {micro}; {below} or {above} would be."
+            f"--global-batch-size {batch} is not a multiple of --micro-batch-size {micro}; "
+            f"{' or '.join(map(str, fitting))} would be."
         )
     return Sizes(batch, micro, _largest_divisor(batch // micro, run.workers))
 
@@ -64,4 +66,5 @@ def total_steps(run: RunConfig, rows: int, global_batch_size: int) -> int:
     """Optimizer steps of the run: as given, or the epochs' rows in whole batches (the last filled up)."""
     if run.steps is not None:
         return run.steps
-    return max(1, math.ceil((run.epochs or 0.0) * rows / global_batch_size))
+    epochs = Fraction(str(run.epochs or 0.0))  # as written: 1.1 * 10 rows are 11, not a little more
+    return max(1, math.ceil(epochs * rows / global_batch_size))
