@@ -1,0 +1,142 @@
+"""What README.md and the other pages say can be done, can be done: targets, files, verbs and options exist."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.house.pages import blocks, commands, inline, make_targets, named_files
+from tests.house.sources import ROOT, help_of, sources
+from tests.settings import options
+
+from lumiray.cli import parser
+from lumiray.settings_file import job_from
+
+PAGES = [
+    file.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "jobs/*.md", "models/**/*.md", "benchmarks/*.md", "docs/**/*.md", "examples/**/*.md")
+    for file in sorted(ROOT.glob(pattern))
+]
+MADE = {"benchmarks/results"}  # what a command leaves
+
+
+def unknown_targets(page: str) -> list[str]:
+    known = make_targets((ROOT / "Makefile").read_text())
+    given = [*commands(page), *(text.split() for text in inline(page))]
+    words = [word for one in given if one[:1] == ["make"] for word in one[1:]]
+    return [word for word in words if word not in known and "=" not in word and not word.startswith("-")]
+
+
+def options_of(job: str) -> set[str]:
+    """Options in a job's help, at the start of their lines."""
+    text, _ = help_of(job)
+    return {line.split()[1].rstrip(",") for line in text.splitlines() if line.startswith("│ --")} | {"--help"}
+
+
+def wrong_job_commands(page: str) -> list[str]:
+    """Options and jobs that a page uses and that do not exist."""
+    found = []
+    for words in commands(page):
+        for job in (word for word in words if word.startswith("jobs/") and word.endswith(".py")):
+            if not (ROOT / job).exists():
+                found.append(f"{job} does not exist")
+                continue
+            used = {word.partition("=")[0] for word in words[words.index(job) :] if word.startswith("--")}
+            found += [f"{job} has no option {one}" for one in sorted(used - options_of(job))]
+    return found
+
+
+def unknown_inline_options(page: str) -> list[str]:
+    """Options in running text that nothing here has."""
+    known = {option for file in sorted((ROOT / "jobs").glob("*.py")) for option in options_of(f"jobs/{file.name}")}
+    known |= {text for one in every_parser(parser()) for action in one._actions for text in action.option_strings}
+    known |= {  # of benchmarks and examples, as their code writes them
+        node.value
+        for source in sources("benchmarks", "examples")
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    known |= {"--working-dir", "--address"}  # of ray
+    words = [word.strip(",.;:()").partition("=")[0] for text in inline(page) for word in text.split()]
+    return [word for word in words if word.startswith("--") and word != "--" and word not in known]
+
+
+def every_parser(one: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    nested = [action for action in one._actions if isinstance(action, argparse._SubParsersAction)]
+    return [one, *(inner for action in nested for choice in action.choices.values() for inner in every_parser(choice))]
+
+
+def refused_by_lumiray(page: str) -> list[str]:
+    """Commands of `lumiray` that its own parser does not take."""
+    found = []
+    for words in commands(page):
+        if words[:1] == ["lumiray"] and "..." not in words:
+            try:
+                parser().parse_args(words[1:])
+            except SystemExit as end:
+                found += [" ".join(words)] if end.code else []
+    return found
+
+
+def missing_files(page: str, folder: str = "") -> list[str]:
+    return sorted(one for one in named_files(page, folder) - MADE if not (ROOT / one).exists())
+
+
+BAD_PAGE = """
+```
+make demo && make nothing-like-this   # a comment with make other
+$ python jobs/clip_pretrain.py --shards a --outptu b \\
+    --no-such-option
+ray job submit --working-dir . -- python jobs/clip_nowhere.py --shards a
+lumiray shards mkae a b
+lumiray shards info a
+```
+See `platform/lumiray/nowhere.py`, [this](docs/nowhere.md), `jobs/*.py`, `--wokers` and `make never`.
+"""
+
+
+def test_the_rules_below_find_what_is_wrong_on_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert unknown_targets(BAD_PAGE) == ["nothing-like-this", "never"]
+    assert wrong_job_commands(BAD_PAGE) == [
+        "jobs/clip_pretrain.py has no option --no-such-option",
+        "jobs/clip_pretrain.py has no option --outptu",
+        "jobs/clip_nowhere.py does not exist",
+    ]
+    assert refused_by_lumiray(BAD_PAGE) == ["lumiray shards mkae a b"]
+    assert missing_files(BAD_PAGE) == ["docs/nowhere.md", "jobs/clip_nowhere.py", "platform/lumiray/nowhere.py"]
+    assert missing_files("[a](here.md)", "jobs") == ["jobs/here.md"]
+    assert unknown_inline_options(BAD_PAGE) == ["--wokers"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_names_what_exists(name: str) -> None:
+    page = (ROOT / name).read_text()
+    assert unknown_targets(page) == []
+    assert missing_files(page, Path(name).parent.as_posix()) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_on_a_page_are_understood(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / name).read_text()
+    assert wrong_job_commands(page) == []
+    assert unknown_inline_options(page) == []
+    assert refused_by_lumiray(page) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_configurations_on_a_page_are_read(name: str) -> None:
+    for language, text in blocks((ROOT / name).read_text()):
+        values = yaml.safe_load(text) if language in ("yaml", "yml") else None
+        if isinstance(values, dict) and set(values) & {name.partition(".")[0] for name in options("clip")}:
+            job_from(str(values.get("system", "clip")), values, name)
+
+
+def test_the_makefile_says_what_each_target_is_for() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = {line.partition(":")[0] for line in makefile.splitlines() if "## " in line and not line.startswith("\t")}
+    assert {"env", "demo", "test", "bench"} <= named
+    (phony,) = (line for line in makefile.splitlines() if line.startswith(".PHONY:"))
+    assert named == set(phony.split()[1:])
