@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from lumiray.config import JobConfig, RunConfig
 from lumiray.errors import UserError
 from lumiray.identity import compare, identity
-from lumiray.train.launch import refuse_other_run
+from lumiray.train.launch import refuse_other_run, stored_run
+from lumiray.train.manifest import Manifest, encode
 from lumiray.train.sizes import Sizes
 from tests.settings import all_changed, changed, default_job, options
 
@@ -73,18 +75,60 @@ def test_every_field_that_differs_gets_a_line_and_accepted_ones_do_not() -> None
     assert compare(old, old) == []
 
 
-def test_a_run_with_other_settings_is_refused_until_each_is_accepted_by_name() -> None:
-    def job(*accepted: str) -> JobConfig:
-        return JobConfig(
-            "clip", RunConfig(output="runs/a", lr=2e-3, seed=1, accept_changes=accepted), default_job().system
-        )
+def with_lr(lr: float, **values: Any) -> JobConfig:
+    return JobConfig("clip", RunConfig(lr=lr, **values), default_job().system)
 
-    old = of(JobConfig("clip", RunConfig(lr=1e-3), default_job().system))
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, Path]:
+    """An output that holds a run with lr 1e-3, and a checkpoint of that run elsewhere."""
+    output, checkpoint = tmp_path / "a", tmp_path / "b" / "checkpoints" / "step-00000004"
+    for folder in (output, checkpoint):
+        folder.mkdir(parents=True)
+    old = of(with_lr(1e-3))
+    (output / "run.json").write_text(json.dumps({"identity": old, "sizes": vars(SIZES), "total_steps": 10}))
+    manifest = Manifest(str(checkpoint), 4, 1, {"step": 4}, {}, old, {}, ())
+    (checkpoint / "manifest.json").write_bytes(encode(manifest))
+    return {"output": output, "checkpoint": checkpoint}
+
+
+@pytest.mark.parametrize("begun", ["in the output", "at a checkpoint", "at the newest checkpoint of another output"])
+def test_a_run_goes_on_only_as_what_it_was_until_each_change_is_accepted_by_name(
+    begun: str, places: dict[str, Path], tmp_path: Path
+) -> None:
+    new = str(tmp_path / "new")
+    options = {
+        "in the output": {"output": str(places["output"])},
+        "at a checkpoint": {"output": new, "resume": str(places["checkpoint"])},
+        "at the newest checkpoint of another output": {"output": new, "resume": str(tmp_path / "b")},
+    }[begun]
+
+    def job(*accepted: str) -> JobConfig:
+        return with_lr(2e-3, seed=1, accept_changes=accepted, **options)
+
+    stored = stored_run(job())
+    assert stored is not None
+    assert stored["sizes"]["micro_batch_size"] == SIZES.micro_batch_size  # so micro-batches stay what they were
     with pytest.raises(UserError) as refused:
-        refuse_other_run(job("seed"), old, of(job("seed")))
+        refuse_other_run(job("seed"), stored, of(job("seed")))
     message = str(refused.value)
-    assert "--output runs/a holds a run with other settings" in message
-    assert "lr: the run has 0.001, now it is 0.002" in message
+    held = begun == "in the output"
+    assert message.startswith(f"--output {places['output']} holds" if held else f"--resume {options['resume']} is of")
+    assert "a run with other settings:\n  lr: the run has 0.001, now it is 0.002\n" in message
     assert "seed" not in message
     assert "--accept-changes" in message
-    refuse_other_run(job("seed", "lr"), old, of(job("seed", "lr")))
+    refuse_other_run(job("seed", "lr"), stored, of(job("seed", "lr")))
+
+
+def test_a_new_run_has_nothing_to_go_on_from_and_an_output_can_be_protected(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    assert stored_run(with_lr(1e-3, output=str(tmp_path / "new"))) is None
+    assert stored_run(with_lr(1e-3, output=str(tmp_path / "new"), resume="never")) is None
+    with pytest.raises(UserError, match="holds a run already and --resume is never"):
+        stored_run(with_lr(1e-3, output=str(places["output"]), resume="never"))
+
+
+def test_a_start_from_no_checkpoint_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no checkpoint and holds none"):
+        stored_run(with_lr(1e-3, output=str(tmp_path / "new"), resume=str(tmp_path / "nowhere")))

@@ -65,7 +65,7 @@ def train(job: JobConfig) -> dict[str, Any]:
     stream = make_stream(checked, open_shards)
     own_identity = identity(job, stream.sources[0].digest, sizes, stream.total_steps)
     if stored is not None:
-        refuse_other_run(job, stored["identity"], own_identity)
+        refuse_other_run(job, stored, own_identity)
     write_atomically(join(output, CONFIG), to_yaml(job).encode())
     description = {"identity": own_identity, "sizes": vars(sizes), "total_steps": stream.total_steps}
     write_atomically(join(output, IDENTITY), json.dumps(description, indent=1).encode())
@@ -93,7 +93,7 @@ class Checked:
 
     Args:
         job: with whole paths and the learning rate that its rule gives.
-        stored: what the output says of the run that it holds, None for a new one.
+        stored: the run that is continued (`stored_run`), None for a new one.
     """
 
     job: JobConfig
@@ -165,34 +165,49 @@ def announce(job: JobConfig, stage: Stage, sizes: Sizes) -> JobConfig:
 
 
 def stored_run(job: JobConfig) -> dict[str, Any] | None:
-    """What the output says of the run that it holds, or None for an empty output.
+    """The run that the job continues: the one in its output, or else the one whose checkpoint it starts from.
+
+    Returns:
+        where: how to name it; identity: what it is; sizes: of its batches.  None for a new run.
 
     Raises:
-        UserError: there is a run and `--resume never` forbids to continue it.
+        UserError: there is a run and `--resume never` forbids to continue it, or no checkpoint where one is named.
     """
     place = join(str(job.run.output), IDENTITY)
     if not exists(place):
-        return None
+        return None if job.run.resume in ("auto", "never") else _run_of_checkpoint(job.run.resume)
     if job.run.resume == "never":
         raise UserError(
             f"--output {job.run.output} holds a run already and --resume is never. Choose another output, "
             "or --resume auto to continue it."
         )
     with open_url(place, "rb") as file:
-        return json.load(file)
+        return json.load(file) | {"where": f"--output {job.run.output} holds a run"}
 
 
-def refuse_other_run(job: JobConfig, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _run_of_checkpoint(url: str) -> dict[str, Any]:
+    from lumiray.train.manifest import open_checkpoint
+
+    held = open_checkpoint(url).identity
+    sizes = {name: held.get(name) for name in ("global_batch_size", "micro_batch_size")}
+    return {"where": f"--resume {url} is of a run", "identity": held, "sizes": sizes}
+
+
+def refuse_other_run(job: JobConfig, stored: dict[str, Any], new: dict[str, Any]) -> None:
     """Let a run continue only as what it was.
+
+    Args:
+        stored: the run that is continued (`stored_run`).
+        new: what it would be from now on (`identity`).
 
     Raises:
         UserError: settings that decide the result differ; names each with both values.
     """
-    differing = compare(old, new, accepted=job.run.accept_changes)
+    differing = compare(stored["identity"], new, accepted=job.run.accept_changes)
     if differing:
         lines = "\n  ".join(differing)
         raise UserError(
-            f"--output {job.run.output} holds a run with other settings:\n  {lines}\nRepeat the old settings, "
+            f"{stored['where']} with other settings:\n  {lines}\nRepeat the old settings, "
             "choose another --output, or accept them by name with --accept-changes."
         )
 
