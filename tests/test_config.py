@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from lumiray.command import read_options
 from lumiray.config import RunConfig, check_run
 from lumiray.errors import UserError, check_number
+from lumiray.train.score import ScoreOptions, job_of
 from lumizoo.clip.captions import caption_sources
 from lumizoo.clip.config import ClipConfig
 
@@ -152,3 +154,23 @@ def test_a_caption_that_is_no_distribution_over_places_is_refused(caption: str, 
 def test_captions_from_several_places_are_taken_by_their_shares() -> None:
     found = caption_sources("txt=0.25, json:alt=0.75")
     assert [(one.part, one.field, one.share) for one in found] == [("txt", None, 0.25), ("json", "alt", 0.75)]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "Say what to evaluate: --run OUTPUT, or --model NAME --weights"),
+        ("--model RN50", "--model RN50 needs --weights"),
+        ("--run runs/a --model RN50", "--run and --model with --weights both say what to evaluate"),
+        ("--run runs/a --weights a.pt", "--run and --model with --weights both say what to evaluate"),
+        ("--model RN50 --weights a.pt --checkpoint runs/a/checkpoints/step-1", "--checkpoint is one of a run"),
+        ("--run runs/a --workers 0", "--workers is 0; it must be at least 1"),
+        ("--run runs/a --batch-size 0", "--batch-size is 0; it must be at least 1"),
+        ("--run runs/nowhere", "--config runs/nowhere/config.yaml: cannot be read"),
+    ],
+)
+def test_an_evaluation_of_nothing_or_of_two_things_is_refused(line: str, words: str) -> None:
+    options = read_options(ScoreOptions, ["--val-shards", "a", *line.split()], "Figures.")
+    with pytest.raises(UserError) as refused:
+        job_of("clip", options)
+    assert words in str(refused.value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lumiray.config import JobConfig
 from lumiray.data.listing import expand
 from lumiray.data.stream import EVALUATE, Decoders, StreamSpec, num_evaluation_batches
-from lumiray.errors import RunFailure, UserError
+from lumiray.errors import RunFailure, UserError, check_number
 from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.settings_file import job_from, read_settings
 from lumiray.storage import absolute, join, write_atomically
@@ -118,7 +118,18 @@ def score(slug: str, options: ScoreOptions) -> dict[str, Any]:
 
 
 def job_of(slug: str, options: ScoreOptions) -> JobConfig:
-    """The job whose networks are evaluated: the run's own, or a model that is named."""
+    """The job whose networks are evaluated: the run's own, or a model that is named.
+
+    Raises:
+        UserError: options that say nothing to evaluate, or two things, or a number that cannot be.
+    """
+    check_number("workers", options.workers, 1)
+    check_number("batch-size", options.batch_size, 1)
+    check_number("best", options.best, 0)
+    if options.run and (options.model or options.weights):
+        raise UserError("--run and --model with --weights both say what to evaluate; leave one out.")
+    if options.checkpoint and not options.run:
+        raise UserError("--checkpoint is one of a run: say which with --run.")
     if options.run:
         return job_from(slug, read_settings(join(options.run, "config.yaml")), f"--run {options.run}")
     if not options.model:
