@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,16 +34,16 @@ def read_class_names(source: str) -> list[str]:
     """Class names of a file, one per line, or `imagenet` for open_clip's cleaned list of 1,000.
 
     Raises:
-        UserError: no such file, an empty one, or a name twice.
+        UserError: no such file, an empty one, not UTF-8, or a name twice.
     """
     if source == "imagenet":
         from open_clip import IMAGENET_CLASSNAMES
 
         return list(IMAGENET_CLASSNAMES)
     names = _lines(source, "class names")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"class names {source}: {twice[0]!r} stands there twice.")
+    most_often = Counter(names).most_common(1)
+    if most_often[0][1] > 1:
+        raise UserError(f"class names {source}: {most_often[0][0]!r} stands there {most_often[0][1]} times.")
     return names
 
 
@@ -50,7 +51,7 @@ def read_templates(source: str) -> list[str]:
     """Templates of a file, one per line with `{}`; or `openai` (80 of them) or `simple` (7).
 
     Raises:
-        UserError: no such file, or a line without `{}`.
+        UserError: no such file, an empty one, not UTF-8, or a line without `{}`.
     """
     if source in ("openai", "simple"):
         import open_clip
@@ -66,9 +67,12 @@ def read_templates(source: str) -> list[str]:
 
 def _lines(path: str, option: str) -> list[str]:
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = Path(path).read_text(encoding="utf-8-sig")  # editors of some systems put a mark before the first name
     except OSError as error:
         raise UserError(f"{option} {path}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{option} {path}: not text in UTF-8 (byte {error.start}).") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"{option} {path}: the file is empty.")
     return lines

@@ -12,8 +12,9 @@ from typing import Any
 import jinja2
 import yaml
 
+from lumiray.errors import UserError
 from lumiray.evaluate.chart import Line, line_chart
-from lumiray.storage import exists, join, list_names, read_bytes, write_atomically
+from lumiray.storage import absolute, base_name, exists, join, list_names, read_bytes, write_atomically
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 REPORT, SHEET = "report.html", "sheet.png"
@@ -32,14 +33,20 @@ def write_report(run: str) -> str:
     """Write `report.html` into a run's folder, local or s3://; returns its address.
 
     Parts that a run does not have are left out with a sentence.
+
+    Raises:
+        UserError: there is no such folder.
     """
+    if not _is_there(run):
+        raise UserError(f"{run}: there is no such run. Give the folder that the job wrote as --output.")
     rows = read_rows(run)
     scores = read_scores(run)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        name=run.rstrip("/").rpartition("/")[2],
-        status=_json(run, "status.json") or {"state": "running", "step": 0},
+        name=base_name(absolute(run)),
+        status=status_line(_json(run, "status.json"), rows),
         headline=headline(scores, rows),
+        basis=basis(scores, rows),
         scores=scores,
         charts=charts(rows),
         settings=list(flat(_yaml(run, "config.yaml")).items()),
@@ -51,72 +58,126 @@ def write_report(run: str) -> str:
 
 
 def read_rows(run: str) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; a last line cut by a kill is left out."""
+    """Rows of metrics.jsonl; a last line cut by a kill is left out.
+
+    `time_s` begins anew where a run was resumed; here it goes on, so that it is the time spent in all.
+    """
     place = join(run, "metrics.jsonl")
-    rows = []
-    for line in read_bytes(place).decode().splitlines() if exists(place) else ():
+    rows: list[dict[str, Any]] = []
+    before = last = 0.0
+    for line in read_bytes(place).decode(errors="replace").splitlines() if exists(place) else ():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             continue
+        if row["kind"] == "start" or row["time_s"] < last:
+            before, last = before + last, 0.0
+        last = row["time_s"]
+        rows.append(row | {"time_s": before + last})
     return rows
 
 
 def read_scores(run: str) -> list[dict[str, Any]]:
-    """What `clip_evaluate.py` wrote into the run's folder, oldest first."""
+    """What `clip_evaluate.py` wrote into the run's folder, in the order of the files' names, which begin with a time.
+
+    Files without figures are passed over.
+    """
     folder = join(run, "scores")
-    names = sorted(list_names(folder)) if exists(folder) else []
-    found = [_json(run, f"scores/{name}") for name in names if name.endswith(".json")]
-    return [one for one in found if one]
+    found = [_json(run, f"scores/{name}") for name in list_names(folder) if name.endswith(".json")]
+    return [one for one in found if one and isinstance(one.get("metrics"), dict)]
+
+
+def status_line(status: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]) -> str:
+    """How the run ended, or where it is if it has not ended since it was last started."""
+    logged = rows[-1]["step"] if rows else 0
+    if status is None or status["step"] < logged:
+        return f"no end recorded: running or killed, logged to step {logged:,}" if rows else "nothing logged yet"
+    return f"{status['state']} at step {status['step']:,}"
 
 
 def charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Loss, recall, throughput, waiting, learning rate and gradient norm."""
+    """Loss, accuracy, throughput, waiting, learning rate and gradient norm."""
     training = [row for row in rows if row.get("kind") == "train"]
-    evaluations = [row for row in rows if row.get("kind") == "evaluation"]
+    name, unit_s = time_unit(max((row["time_s"] for row in training), default=0.0))
+    timed = [{**row, name: row["time_s"] / unit_s} for row in training]
 
-    def curve(name: str, source: Sequence[Mapping[str, Any]], label: str, x: str = "step") -> Line:
-        return Line(label, [(row[x], row[name]) for row in source if row.get(name) is not None])
+    def single(title: str, words: str, column: str, x: str = "step", percent: bool = False) -> Chart:
+        lines = [Line(column, _points(training if x == "step" else timed, x, column))]
+        return Chart(title, words, line_chart(lines, x, percent=percent))
 
-    recall = [
-        curve(f"{direction}_R@{k}", evaluations, f"{words} R@{k}")
-        for direction, words in (("text_to_image", "text to picture"), ("image_to_text", "picture to text"))
-        for k in (1, 10)
-    ]
     return [
-        Chart("Loss", "Contrastive loss of each logged step.", line_chart([curve("loss", training, "loss")], "step")),
-        Chart("Recall", "On the evaluation shards during training.", line_chart(recall, "step", percent=True)),
-        Chart(
-            "Throughput",
-            "Samples per second over all workers.",
-            line_chart([curve("samples_per_s", training, "samples/s", "time_s")], "seconds"),
-        ),
-        Chart(
+        single("Loss", "Of each logged step.", "loss"),
+        *accuracy_charts([row for row in rows if row.get("kind") == "evaluation"]),
+        single("Throughput", "Samples per second over all workers.", "samples_per_s", name),
+        single(
             "Waiting for data",
             "Share of the time in which the next batch was not there yet.",
-            line_chart([curve("data_wait_share", training, "waiting", "time_s")], "seconds", percent=True),
+            "data_wait_share",
+            name,
+            percent=True,
         ),
-        Chart("Learning rate", "As set before each step.", line_chart([curve("lr", training, "lr")], "step")),
-        Chart("Gradient norm", "Global, before clipping.", line_chart([curve("grad_norm", training, "norm")], "step")),
+        single("Learning rate", "As set before each step.", "lr"),
+        single("Gradient norm", "Global, before clipping.", "grad_norm"),
     ]
+
+
+def accuracy_charts(evaluations: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Recall of retrieval, and accuracy of zero-shot classification where that was evaluated."""
+    words = "On the evaluation shards during training."
+    both = (("text_to_image", "text to picture"), ("image_to_text", "picture to text"))
+    recall = [
+        Line(f"{name} R@{k}", _points(evaluations, "step", f"{column}_R@{k}")) for column, name in both for k in (1, 10)
+    ]
+    found = [Chart("Recall", words, line_chart(recall, "step", percent=True))]
+    accuracy = [Line(f"top {k}", _points(evaluations, "step", f"zero_shot_top{k}")) for k in (1, 5)]
+    if any(line.points for line in accuracy):
+        found.append(Chart("Zero-shot accuracy", words, line_chart(accuracy, "step", percent=True)))
+    return found
+
+
+def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[tuple[float, float]]:
+    return [(row[x], row[y]) for row in rows if row.get(y) is not None]
+
+
+def time_unit(longest_s: float) -> tuple[str, float]:
+    """What times up to this one are written in: a name, and its seconds."""
+    return next(
+        (name, unit_s)
+        for name, unit_s in (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+        if longest_s > 3 * unit_s or unit_s == 1.0
+    )
 
 
 def headline(scores: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The figures that people look for first: (value, what it is)."""
-    evaluations = [row for row in rows if row.get("kind") == "evaluation"]
-    metrics = scores[-1]["metrics"] if scores else (evaluations[-1] if evaluations else {})
+    """The figures that people look for first: (value, what it is); the last evaluation of all counts."""
+    metrics = scores[-1]["metrics"] if scores else _last_evaluation(rows)
     names = (
         ("text_to_image_R@1", "text to picture, R@1"),
         ("text_to_image_R@10", "text to picture, R@10"),
         ("image_to_text_R@10", "picture to text, R@10"),
+        ("zero_shot_top1", "zero-shot, top 1"),
     )
-    found = [(f"{100 * metrics[name]:.1f} %", words) for name, words in names if name in metrics]
+    found = [(f"{100 * metrics[name]:.1f} %", words) for name, words in names if metrics.get(name) is not None]
     training = [row for row in rows if row.get("kind") == "train"]
     if training:
-        found.append((f"{training[-1]['loss']:.3f}" if training[-1]["loss"] is not None else "-", "loss at the end"))
-        speeds = sorted(row["samples_per_s"] for row in training)
-        found.append((f"{speeds[len(speeds) // 2]:.0f}/s", "samples, median"))
+        loss = training[-1].get("loss")
+        found.append(("not finite" if loss is None else f"{loss:.3f}", "loss at the end"))
+    speeds = sorted(row["samples_per_s"] for row in training if row.get("samples_per_s") is not None)
+    if speeds:
+        found.append((f"{speeds[len(speeds) // 2]:,.0f}/s", "samples, median"))
     return found
+
+
+def basis(scores: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the accuracies of the headline were measured on; empty if there are none."""
+    if scores:
+        return f"Accuracy is of the evaluation on {scores[-1].get('val_shards', 'shards that were not named')}."
+    last = _last_evaluation(rows)
+    return f"Accuracy is of the evaluation at step {last['step']:,}." if last else ""
+
+
+def _last_evaluation(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((row for row in reversed(rows) if row.get("kind") == "evaluation"), {})
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -130,9 +191,21 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _is_there(run: str) -> bool:
+    """Whether there is anything in the folder: S3 has no folders, only names."""
+    return bool(list_names(run))
+
+
 def _json(run: str, name: str) -> dict[str, Any] | None:
+    """A JSON object of the run; None if there is none, or if what is there is none."""
     place = join(run, name)
-    return json.loads(read_bytes(place)) if exists(place) else None
+    if not exists(place):
+        return None
+    try:
+        found = json.loads(read_bytes(place))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _yaml(run: str, name: str) -> dict[str, Any]:

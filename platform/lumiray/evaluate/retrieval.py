@@ -9,22 +9,27 @@ import torch
 from torch import Tensor
 
 from lumiray.evaluate.collect import Collected, gather_ranks, share_of_rank
-from lumiray.evaluate.ranks import partner_ranks, top_candidates
+from lumiray.evaluate.ranks import CHUNK, partner_ranks, top_candidates
 from lumiray.system import Batch
 
 KS = (1, 5, 10)
 
 
-def summary(ranks: Tensor, name: str, ks: Sequence[int] = KS) -> dict[str, float]:
+def recall(ranks: Tensor, k: int, num_candidates: int) -> float:
+    """Share of 0-based ranks within the first `k`, in [0, 1]; one past all candidates is never a hit."""
+    return float((ranks < min(k, num_candidates)).double().mean())
+
+
+def summary(ranks: Tensor, name: str, num_candidates: int, ks: Sequence[int] = KS) -> dict[str, float]:
     """Figures of 0-based ranks: `NAME_R@k` in [0, 1], `NAME_mean_rank` and `NAME_median_rank` from 1."""
-    figures = {f"{name}_R@{k}": float((ranks < k).double().mean()) for k in ks}
+    figures = {f"{name}_R@{k}": recall(ranks, k, num_candidates) for k in ks}
     figures[f"{name}_mean_rank"] = float(ranks.double().mean()) + 1
     middle = torch.quantile(ranks.double(), 0.5)
     figures[f"{name}_median_rank"] = float(torch.floor(middle)) + 1
     return figures
 
 
-def both_ranks(image: Tensor, text: Tensor, owner: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+def both_ranks(image: Tensor, text: Tensor, owner: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
     """0-based ranks in both directions; a picture may have several captions, or one.
 
     With torch.distributed up every rank works on its share of the captions, and all get the same result.
@@ -46,15 +51,15 @@ def both_ranks(image: Tensor, text: Tensor, owner: Tensor, chunk: int = 4096) ->
     return of_texts, best.scatter_reduce_(0, owner, ranks, "amin")
 
 
-def retrieval_metrics(image: Tensor, text: Tensor, owner: Tensor | None = None, chunk: int = 4096) -> dict[str, float]:
+def retrieval_metrics(image: Tensor, text: Tensor, owner: Tensor | None = None, chunk: int = CHUNK) -> dict[str, float]:
     """Figures of both directions; without `owner` caption i belongs to picture i."""
     pairs = torch.arange(len(image)) if owner is None else owner
     of_texts, of_images = both_ranks(image, text, pairs, chunk)
-    return summary(of_images, "image_to_text") | summary(of_texts, "text_to_image")
+    return summary(of_images, "image_to_text", len(text)) | summary(of_texts, "text_to_image", len(image))
 
 
 def multi_caption_recall(
-    image: Tensor, text: Tensor, owner: Tensor, ks: Sequence[int] = KS, chunk: int = 4096
+    image: Tensor, text: Tensor, owner: Tensor, ks: Sequence[int] = KS, chunk: int = CHUNK
 ) -> dict[str, float]:
     """Recall under the names of published tables (COCO, Flickr30k; card clip, evaluation).
 
@@ -63,8 +68,8 @@ def multi_caption_recall(
         least one of its captions).
     """
     of_texts, of_images = both_ranks(image, text, owner, chunk)
-    figures = {f"image_retrieval_recall@{k}": float((of_texts < k).double().mean()) for k in ks}
-    return figures | {f"text_retrieval_recall@{k}": float((of_images < k).double().mean()) for k in ks}
+    figures = {f"image_retrieval_recall@{k}": recall(of_texts, k, len(image)) for k in ks}
+    return figures | {f"text_retrieval_recall@{k}": recall(of_images, k, len(text)) for k in ks}
 
 
 class RetrievalEvaluator:

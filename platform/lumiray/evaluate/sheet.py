@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE, GAP, TEXT_WIDTH, MARGIN = 84, 14, 330, 24
+MOST_LETTERS = 200  # of a caption, before it is measured; more never fit
 RIGHT, FRAME, INK, GREY = "#12a150", "#d4d7dd", "#1b1f27", "#6b7280"
 
 
@@ -56,6 +57,7 @@ def query_sheet(queries: Sequence[Query]) -> bytes:
 
 
 def _shortened(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    text = " ".join(text[:MOST_LETTERS].split())  # a pen measures single lines only, and each letter costs it time
     while text and pen.textlength(text, font=font) > TEXT_WIDTH - 16:
         text = text[:-2].rstrip("…") + "…"
     return text

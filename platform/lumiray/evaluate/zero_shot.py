@@ -50,6 +50,22 @@ def zero_shot_logits(image: Tensor, classifier: Tensor) -> Tensor:
     return SCORE_SCALE * image @ classifier
 
 
+def class_ranks(logits: Tensor, label: Tensor) -> Tensor:
+    """0-based rank of each row's class: classes that score higher, and equal ones with a smaller number.
+
+    So a network that gives every class the same score is as good as chance, not perfect; a score that is not a
+    number ranks last.
+
+    Args:
+        logits: `(b, classes)`.
+        label: int64 `(b,)`, in [0, classes).
+    """
+    own = logits.gather(1, label[:, None])
+    numbers = torch.arange(logits.shape[1], device=logits.device)
+    ahead = (logits > own) | ((logits == own) & (numbers < label[:, None]))
+    return torch.where(own.squeeze(1).isnan(), logits.shape[1] - 1, ahead.sum(1))
+
+
 class ZeroShotEvaluator:
     """Top-1 and top-5 accuracy over the rows of an evaluation set that carry a class number (`.cls`)."""
 
@@ -65,13 +81,13 @@ class ZeroShotEvaluator:
         """
         label, classes = batch["label"], self._classifier.shape[1]
         labelled = batch["valid"].bool() & (label >= 0)
-        if bool((label[labelled] >= classes).any()):
+        beyond = label[labelled & (label >= classes)]
+        if len(beyond):
             raise UserError(
-                f"A row has the class {int(label.max())}, and there are class names for 0 to {classes - 1} only."
+                f"A row has the class {int(beyond.max())}, and there are class names for 0 to {classes - 1} only."
             )
         logits = zero_shot_logits(outputs["image"], self._classifier.to(outputs["image"].device))
-        own = logits.gather(1, label.clamp(0, classes - 1)[:, None])
-        self._collected.add(labelled, row=batch["row"], rank=(logits > own).sum(1))
+        self._collected.add(labelled, row=batch["row"], rank=class_ranks(logits, label.clamp(0, classes - 1)))
 
     def compute(self) -> dict[str, float]:
         """`zero_shot_top1` and `zero_shot_top5` in [0, 1]; equal on every rank.
