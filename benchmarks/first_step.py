@@ -2,8 +2,9 @@
 
     python benchmarks/first_step.py [--rounds 3] [--workers 1]
 
-Local, warm file cache: one run is thrown away first.  `first_step_s` is the median; under 40 is the target on
-two cores.  The table's times come from the job itself, in the order in which they pass.
+Local, warm file cache: one run is thrown away first, which also leaves the shards' index.  `first_step_s` is the
+median; under 40 is the target on two cores.  The table's times come from the job itself, in the order in which
+they pass.
 """
 
 from __future__ import annotations
