@@ -7,6 +7,7 @@ training and decoding share the cores: both ask for fractions, so that Ray place
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from lumiray.data.stream import Decoders
 from lumiray.errors import RunFailure, UserError
 
 ROOT = Path(__file__).resolve().parents[3]
+ANSWER_S = 20.0  # within which a cluster that runs answers
 
 
 def start_ray() -> None:
@@ -25,6 +27,7 @@ def start_ray() -> None:
     packages, absolute ones this checkout, and an installed lumiray needs neither.
 
     Raises:
+        UserError: RAY_ADDRESS is no address of a cluster.
         RunFailure: the cluster does not answer, or none can be started here.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how soon `fit` sees the end
@@ -35,6 +38,8 @@ def start_ray() -> None:
         return
     paths = ["platform", "models", str(ROOT / "platform"), str(ROOT / "models")]
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        check_address(address)
     try:
         ray.init(
             address=address or "local",
@@ -54,6 +59,33 @@ def start_ray() -> None:
             f"Ray cannot be started on this machine: {words} It may be short of memory or busy with other work; its "
             "logs are in /tmp/ray/session_latest/logs."
         ) from error
+
+
+def check_address(address: str) -> None:
+    """Refuse an address where no cluster answers: Ray itself would go on asking for many minutes.
+
+    Raises:
+        UserError: it is of another form.
+        RunFailure: nothing answers, or not a cluster.
+    """
+    if address in ("auto", "local"):
+        return
+    mend = "Set it to HEAD:6379 of a cluster that runs, to auto on one of its nodes, or unset it to use this machine."
+    if address.startswith(("http://", "https://")):
+        raise UserError(f"RAY_ADDRESS is {address}: that is the dashboard, which only `ray job submit` takes. {mend}")
+    place = address.removeprefix("ray://")
+    if not place.rpartition(":")[0] or not place.rpartition(":")[2].isdigit():
+        raise UserError(f"RAY_ADDRESS is {address!r}, which is no HOST:PORT. {mend}")
+    import grpc
+
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+        if os.environ.get("RAY_USE_TLS", "0") == "0":  # else it answers only those who show a certificate
+            with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
+                grpc.channel_ready_future(channel).result(ANSWER_S)
+    except (OSError, OverflowError, grpc.FutureTimeoutError):
+        raise RunFailure(f"RAY_ADDRESS is {address}, and no cluster answers there. {mend}") from None
 
 
 @dataclass(frozen=True)
