@@ -225,12 +225,21 @@ class Item:
 
 @dataclass(frozen=True)
 class Decoders:
-    """The pool of decoding actors of one rank: between `least` and `most`, each asking for `cpus` cores."""
+    """The pool of decoding actors of one rank: between `least` and `most`, each asking for `cpus` cores.
+
+    Args:
+        object_store_bytes: what decoded blocks may take; `window` is the tighter limit where blocks are small.
+    """
 
     least: int = 1
     most: int = 1
     cpus: float = 1.0
     object_store_bytes: int = 1 << 30
+
+    @property
+    def window(self) -> int:
+        """Blocks that may be under way or wait decoded, however long the training loop takes none."""
+        return max(16, 4 * self.most)
 
 
 def items(spec: StreamSpec, rank: int, num_ranks: int, first_step: int, decoders: Decoders) -> Iterator[Item]:
@@ -247,27 +256,50 @@ def _run(spec: StreamSpec, planned: Callable[[], Iterator[Entry]], decoders: Dec
     """Run a pipeline over entries; blocks come in their order."""
     import ray.data
 
-    context = ray.data.DataContext.get_current().copy()
+    plan = ray.data.read_datasource(_plan_source(planned), override_num_blocks=1, num_cpus=0)
+    _configure(plan.context, decoders)  # its own: several pipelines may run in one process
+    blocks = plan.map_batches(
+        Decoder,
+        batch_size=None,
+        zero_copy_batch=True,
+        fn_constructor_args=(spec,),
+        compute=ray.data.ActorPoolStrategy(min_size=decoders.least, max_size=decoders.most),
+        num_cpus=decoders.cpus,
+    )
+    for batch in blocks.iter_batches(batch_size=None, prefetch_batches=1):
+        entry = Entry(*json.loads(str(batch.pop("_entry")[0])))
+        bad = json.loads(str(batch.pop("_bad")[0]))
+        yield Item(entry, {name: value[0] for name, value in batch.items()}, bad)
+
+
+def _configure(context: Any, decoders: Decoders) -> None:
+    """Blocks in planned order, of one row each to Ray Data, never more of them than the decoders' window.
+
+    Ray Data bounds bytes.  That is not enough: entries weigh nothing, so it would write down the plan of a whole
+    run ahead of time, and decode a store full of small blocks while the training loop stands still.
+    """
+    from ray.data._internal.execution import backpressure_policy as policies
+
+    class Window(policies.BackpressurePolicy):
+        def can_add_input(self, op: Any) -> bool:
+            done = self._topology[op].total_enqueued_output_blocks()
+            return bool(op.num_active_tasks() + done < decoders.window)
+
+        def max_task_output_bytes_to_read(self, op: Any) -> int | None:
+            if not op.output_dependencies:  # decoded blocks: none was begun that has no place
+                return None
+            waiting = sum(self._topology[one].total_enqueued_input_blocks() for one in op.output_dependencies)
+            return max(0, decoders.window - waiting)  # an entry has more bytes than one, so this many are the most
+
     context.target_max_block_size = 1  # bytes: every row of the two tables is a block of its own
-    context.execution_options.preserve_order = True
-    limits = context.execution_options.resource_limits
-    context.execution_options.resource_limits = limits.copy(object_store_memory=decoders.object_store_bytes)
     context.enable_progress_bars = False
-    with ray.data.DataContext.current(context):
-        blocks = ray.data.read_datasource(
-            _plan_source(planned), override_num_blocks=1, ray_remote_args={"num_cpus": 0}
-        ).map_batches(
-            Decoder,
-            batch_size=None,
-            zero_copy_batch=True,
-            fn_constructor_args=(spec,),
-            compute=ray.data.ActorPoolStrategy(min_size=decoders.least, max_size=decoders.most),
-            num_cpus=decoders.cpus,
-        )
-        for batch in blocks.iter_batches(batch_size=None, prefetch_batches=1):
-            entry = Entry(*json.loads(str(batch.pop("_entry")[0])))
-            bad = json.loads(str(batch.pop("_bad")[0]))
-            yield Item(entry, {name: value[0] for name, value in batch.items()}, bad)
+    context.raise_original_map_exception = True  # a user's mistake arrives as one, not as text in a trace
+    context.set_config(
+        policies.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*policies.ENABLED_BACKPRESSURE_POLICIES, Window]
+    )
+    options = context.execution_options
+    options.preserve_order = True
+    options.resource_limits = options.resource_limits.copy(object_store_memory=decoders.object_store_bytes)
 
 
 def _plan_source(planned: Callable[[], Iterator[Entry]]) -> Any:

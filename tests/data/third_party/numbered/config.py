@@ -1,0 +1,18 @@
+"""Settings of the numbered system: what its decoders leave behind, and where one of them crashes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class NumberedConfig:
+    """Nothing but what tests look at."""
+
+    journal: str | None = None
+    """A file that gets one line for every block that was decoded."""
+    crash_at: int | None = None
+    """The row at which a decoder kills its own process, once: the file `journal`.crashed says that it did."""
+
+
+CONFIG = NumberedConfig

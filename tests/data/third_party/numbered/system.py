@@ -1,0 +1,61 @@
+"""The numbered system: real decoding, random darkening and noise; nothing is learnt."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lumiray.data.decode import decode
+from lumiray.system import BadRow, Player, Record, Row, Stage, System
+from numbered.config import NumberedConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Numbered(System):
+    """Pictures `(3, 16, 24)` whose pixels tell which row they are."""
+
+    slug = "numbered"
+    config_class = NumberedConfig
+    config: NumberedConfig
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("look", Record.CLEAN, (Player("none", ()),)),)
+
+    def build(self, stage: Stage) -> nn.ModuleDict:
+        raise AssertionError("nothing is trained")
+
+    def prepare(self, stage: Stage, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
+        """`pixels` uint8 (3, 16, 24), `drawn`, a random number, and the `process` that decoded them."""
+        if "png" not in row.parts:
+            raise BadRow("the row has no picture")
+        pixels = decode(row.parts["png"]).transpose(2, 0, 1)
+        if row.identity == self.config.crash_at:
+            self.crash_once()
+        noise = 0.0
+        if draw is not None:
+            noise = draw.random()
+            pixels = pixels * draw.uniform(0.6, 0.9) + draw.uniform(0, 25, pixels.shape)
+        return {"pixels": pixels.astype(np.uint8), "drawn": np.float64(noise), "process": np.int64(os.getpid())}
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        if self.config.journal is not None:
+            with open(self.config.journal, "a") as file:
+                file.write(f"{os.getpid()}\n")
+        return super().collate(rows)
+
+    def crash_once(self) -> None:
+        """End this process as the out-of-memory killer would."""
+        mark = Path(f"{self.config.journal}.crashed")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+SYSTEM = Numbered
