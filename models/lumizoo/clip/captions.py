@@ -12,6 +12,7 @@ import numpy as np
 
 from lumiray.errors import UserError
 from lumiray.system import BadRow, Row
+from lumizoo.clip.library import tokenizers
 
 MAX_WORD = 2000  # characters of one word that are looked at; a longer one is data gone wrong, not language
 
@@ -102,8 +103,7 @@ class Tokenizer:
     """
 
     def __init__(self, context_length: int, hf_name: str | None = None, options: dict[str, Any] | None = None) -> None:
-        from open_clip import tokenizer
-
+        tokenizer = tokenizers()
         self.context_length = context_length
         self._own: Any = None
         if hf_name is None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lumiray.errors import UserError, near
 from lumizoo.clip.config import ClipConfig
+from lumizoo.clip.library import model_config, model_names
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -51,11 +52,9 @@ def model_settings(model: str) -> dict[str, Any]:
         if missing:
             raise UserError(f"--model {model}: a model configuration needs {', '.join(sorted(missing))}.")
         return settings
-    import open_clip
-
-    settings = open_clip.get_model_config(model)
+    settings = model_config(model)
     if settings is None:
-        known = open_clip.list_models()
+        known = model_names()
         raise UserError(
             f"--model {model!r}: open_clip has no model of that name.{near(model, known)} "
             "(or give the path of a model configuration, ending in .json)"

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ class Delivery:
 
 
 _END = object()
+CLOSE_S = 60.0  # how long the end of a pipeline is waited for
 
 
 class Feed:
@@ -72,9 +74,10 @@ class Feed:
         return found
 
     def close(self) -> None:
-        """End the thread and the pipeline behind it."""
+        """End the thread and the pipeline behind it; a pipeline that cannot even start is left to its process."""
         self._closed.set()
-        while self._thread.is_alive():
+        upto = time.monotonic() + CLOSE_S
+        while self._thread.is_alive() and time.monotonic() < upto:
             try:
                 self._ready.get_nowait()
             except queue.Empty:
@@ -88,6 +91,15 @@ class Feed:
             self._put(_END)
         except BaseException as error:  # whatever it is, the loop must hear of it
             self._put(error)
+        finally:
+            self._end_stream()
+
+    def _end_stream(self) -> None:
+        """End the pipeline from the thread that drives it, so that its decoders give their cores back."""
+        end = getattr(self._stream, "close", None)
+        if end is not None:
+            with suppress(Exception):  # it may have failed before, and that was said
+                end()
 
     def _put(self, value: Any) -> bool:
         while not self._closed.is_set():
