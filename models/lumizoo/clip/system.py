@@ -22,7 +22,7 @@ from lumizoo.clip.config import ClipConfig
 from lumizoo.clip.decay import no_decay
 from lumizoo.clip.form import Form, form_of, model_settings
 from lumizoo.clip.prepare import Prepare
-from lumizoo.clip.weights import is_file, to_open_clip
+from lumizoo.clip.weights import check_weights, is_file, to_open_clip
 
 SCALE, BIAS = "clip.logit_scale", "clip.logit_bias"
 
@@ -47,8 +47,9 @@ class ClipSystem(System):
         """A model configuration in a file becomes its content, a local weights file its whole path."""
         config = self.config
         weights = config.weights
-        if weights and is_file(weights):
-            weights = str(Path(weights).resolve())
+        if weights:
+            check_weights(config.model, weights)
+            weights = str(Path(weights).resolve()) if is_file(weights) else weights
         model = json.dumps(model_settings(config.model)) if config.model.endswith(".json") else config.model
         return replace(config, model=model, weights=weights)
 

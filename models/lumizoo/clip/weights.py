@@ -54,6 +54,7 @@ def load_weights(model: nn.Module, name: str, weights: str) -> None:
     Raises:
         UserError: no such tag or file, or tensors that do not fit (each is named).
     """
+    check_weights(name, weights)
     path = weights if is_file(weights) else _fetched(name, weights)
     state = read_state(path)
     _fit(model, state, weights)
@@ -64,15 +65,33 @@ def is_file(weights: str) -> bool:
     return Path(weights).suffix in (".safetensors", ".pt", ".pth", ".bin") or "/" in weights
 
 
-def _fetched(name: str, tag: str) -> str:
+def check_weights(name: str, weights: str) -> None:
+    """Refuse a file that is not there, and a tag that is not known, before anything is fetched or built.
+
+    Args:
+        name: of the open_clip model, or its configuration.
+
+    Raises:
+        UserError: names what is missing, and tags that are nearly so called.
+    """
+    if is_file(weights):
+        if not Path(weights).is_file():
+            raise UserError(f"--weights {weights}: no such file.")
+        return
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
+    if weights not in tags:
+        model = "a model of your own" if name.lstrip().startswith("{") or name.endswith(".json") else name
         raise UserError(
-            f"--weights {tag!r}: open_clip has no such tag for {name}; it has {', '.join(tags) or 'none'}."
-            f"{near(tag, tags)} For a file give its path."
+            f"--weights {weights!r}: open_clip has no such tag for {model}; it has {', '.join(tags) or 'none'}."
+            f"{near(weights, tags)} For a file give its path."
         )
+
+
+def _fetched(name: str, tag: str) -> str:
+    import open_clip
+
     try:
         return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
     except Exception as error:

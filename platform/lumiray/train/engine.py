@@ -10,7 +10,7 @@ product of fresh features and that gradient, whose backward is the exact gradien
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,21 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lumiray.config import EngineConfig, RunConfig
+from lumiray.config import RunConfig
 from lumiray.errors import UserError
-from lumiray.storage import open_url
 from lumiray.system import Batch, Player, Scope, System, Term
-
-REFUSED_IN_OWN_JSON = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "bf16",
-    "fp16",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-)
+from lumiray.train.engine_settings import deepspeed_settings, offloaded
+from lumiray.train.fragments import start_fresh
 
 
 @dataclass
@@ -170,70 +160,51 @@ def make_optimizer(module: nn.Module, player: Player, device: torch.device, offl
     )
 
 
-def deepspeed_settings(run: RunConfig, rows_per_rank: int, world_size: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run: the user's own JSON, if any, plus what the run decides.
+def check_settings(settings: dict[str, Any], run: RunConfig) -> None:
+    """Refuse what the pinned DeepSpeed, or this machine, cannot do.
 
     Raises:
-        UserError: the JSON cannot be read, or sets what the run's options set.
+        UserError: says what is in the way.
     """
-    engine: EngineConfig = run.engine
-    settings = own_settings(engine.deepspeed) if engine.deepspeed else {}
-    zero = settings.setdefault("zero_optimization", {"stage": run.zero or 0})
-    for option, part in (("offload_optimizer", "optimizer"), ("offload_parameters", "param")):
-        target = getattr(engine, option)
-        if target != "none":
-            place = {"device": target, "pin_memory": target == "cpu" and torch.cuda.is_available()}
-            if target == "nvme":
-                place["nvme_path"] = engine.nvme_path
-            zero[f"offload_{part}"] = place
-    return settings | {
-        "train_micro_batch_size_per_gpu": rows_per_rank,
-        "train_batch_size": rows_per_rank * world_size,
-        "gradient_accumulation_steps": 1,  # the loop sets the boundary itself
-        "bf16": {"enabled": run.precision == "bf16"},
-        "fp16": {"enabled": run.precision == "fp16"},
-        "gradient_clipping": engine.clip_norm,
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": None,
-        "wall_clock_breakdown": False,
-    }
+    zero = settings["zero_optimization"]
+    if run.engine.compile and zero.get("stage") == 3:
+        raise UserError("--engine.compile works with ZeRO 0 to 2, and your DeepSpeed JSON asks for 3; leave one out.")
+    if "nvme" in (offloaded(zero, "optimizer"), offloaded(zero, "param")):
+        from deepspeed.ops.op_builder import AsyncIOBuilder
 
-
-def own_settings(url: str) -> dict[str, Any]:
-    """A user's DeepSpeed JSON, checked for keys that options of the run set.
-
-    Raises:
-        UserError: unreadable, not a JSON object, or it sets a size, precision or clipping.
-    """
-    try:
-        with open_url(url, "rb") as file:
-            settings = json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--engine.deepspeed {url}: cannot be read as JSON ({error}).") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"--engine.deepspeed {url}: must hold one JSON object.")
-    clashing = [key for key in REFUSED_IN_OWN_JSON if key in settings]
-    if clashing:
-        raise UserError(
-            f"--engine.deepspeed {url} sets {', '.join(clashing)}, which options of the job set "
-            "(--global-batch-size, --micro-batch-size, --precision, --engine.clip-norm, --lr ...); remove them."
-        )
-    return settings
+        if not AsyncIOBuilder().is_compatible(verbose=False):
+            raise UserError(
+                "nvme offload needs the library libaio with its headers on every node, and they are not there: install "
+                "them (libaio-dev on Debian, libaio-devel on Fedora), or offload to cpu."
+            )
 
 
 def make_engine(system: System, player: Player, run: RunConfig, rows_per_rank: int, device: torch.device) -> Any:
-    """A DeepSpeed engine around the player's networks (torch.distributed must be up)."""
-    import deepspeed
+    """A DeepSpeed engine around the player's networks (torch.distributed must be up).
 
+    Raises:
+        UserError: settings that cannot work here, or that DeepSpeed does not know.
+    """
+    import deepspeed
+    from pydantic import ValidationError
+
+    # a kernel that only inference uses, and that would be compiled at the first use on a CPU
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     module = PlayerModule(system, player)
-    offload = run.engine.offload_optimizer != "none"
     settings = deepspeed_settings(run, rows_per_rank, dist.get_world_size())
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        optimizer=make_optimizer(module, player, device, offload),
-        config=settings,
-        dist_init_required=False,
-    )
+    check_settings(settings, run)
+    offload = offloaded(settings["zero_optimization"], "optimizer") != "none"
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=make_optimizer(module, player, device, offload),
+            config=settings,
+            dist_init_required=False,
+        )
+    except ValidationError as error:  # of pydantic, with which DeepSpeed reads its configuration
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise UserError(f"--engine.deepspeed: DeepSpeed does not take {wrong}.") from None
+    start_fresh(engine)
     if engine.zero_optimization_stage() == 3:
         parameters = dict(module.named_parameters())
         for name in player.shared:
@@ -257,3 +228,43 @@ def set_learning_rate(engine: Any, rate: float) -> None:
     """Write the rate into every parameter group (before the step's forward pass, as published)."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
+
+
+def backward(engine: Any, loss: Tensor) -> None:
+    """Go backward through DeepSpeed.
+
+    In fp16 without ZeRO the pinned release divides gradients by a loss scale that it never multiplied with.
+    """
+    engine.backward(loss * _own_scale(engine))
+
+
+def _own_scale(engine: Any) -> float:
+    """The scale of losses where DeepSpeed leaves it to the caller: its optimizer of stage 0 in 16 bit (bf16: 1)."""
+    unscaled = getattr(engine.optimizer, "loss_scale_config", None)
+    return 1.0 if unscaled is None else float(unscaled.cur_scale)
+
+
+def take_step(engine: Any) -> float | None:
+    """Let the optimizer step on the reduced gradients.
+
+    Returns:
+        Their global norm before clipping, or None if they are not finite: they are dropped, nothing has moved.
+    """
+    norm, scale = gradient_norm(engine), _own_scale(engine)
+    if norm is not None and not math.isfinite(norm):
+        engine.zero_grad()
+        return None
+    engine.step()
+    if not engine.was_step_applied():
+        return None
+    return float(engine.get_global_grad_norm()) / scale if norm is None else norm
+
+
+def discard_gradients(engine: Any) -> None:
+    """Drop gradients that are not finite, wherever a stage has put them: DeepSpeed does so in place of a step."""
+    if gradient_norm(engine) is not None:
+        engine.zero_grad()
+        return
+    engine.step()
+    if engine.was_step_applied():
+        raise RuntimeError("DeepSpeed stepped on gradients that are not finite")

@@ -24,8 +24,10 @@ from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.identity import compare, identity
 from lumiray.registry import system as make_system
 from lumiray.settings_file import to_yaml
-from lumiray.storage import absolute, exists, join, open_url, write_atomically
+from lumiray.storage import NoBucket, NotThere, absolute, join, open_url, read_bytes, write_atomically
 from lumiray.system import Stage, stage_named
+from lumiray.train.engine_settings import own_settings
+from lumiray.train.failure import STAYS, explained, user_error_behind
 from lumiray.train.marks import Marks
 from lumiray.train.recipe import check_recipe, scaled_lr
 from lumiray.train.sizes import Sizes, resolve_sizes, total_steps
@@ -123,15 +125,27 @@ def check_job(job: JobConfig) -> Checked:
 
 
 def independent_of_here(job: JobConfig) -> JobConfig:
-    """The job with whole paths and without references to files of this machine's working directory."""
-    run = job.run
+    """The job with whole paths and without references to files of this machine's working directory.
+
+    Raises:
+        UserError: what a path names cannot be used.
+    """
+    run, engine, data = job.run, job.run.engine, job.run.data
     places: dict[str, Any] = {
         name: "::".join(absolute(one) for one in split_patterns(value))
         for name in ("shards", "val_shards")
         if (value := getattr(run, name))
     }
+    if run.resume not in ("auto", "never"):
+        places["resume"] = absolute(run.resume)
+    if data.index:
+        places["data"] = replace(data, index=absolute(data.index))
+    if engine.deepspeed:
+        engine = replace(engine, deepspeed=json.dumps(own_settings(engine.deepspeed)))
+    if engine.nvme_path:
+        engine = replace(engine, nvme_path=absolute(engine.nvme_path))
     system = make_system(job.slug, job.system).portable()
-    return replace(job, run=replace(run, **places, output=absolute(str(run.output))), system=system)
+    return replace(job, run=replace(run, **places, engine=engine, output=absolute(str(run.output))), system=system)
 
 
 def _import_trainer() -> None:
@@ -174,15 +188,23 @@ def stored_run(job: JobConfig) -> dict[str, Any] | None:
         UserError: there is a run and `--resume never` forbids to continue it, or no checkpoint where one is named.
     """
     place = join(str(job.run.output), IDENTITY)
-    if not exists(place):
+    try:
+        data = read_bytes(place)
+    except NoBucket:
+        raise
+    except NotThere:
         return None if job.run.resume in ("auto", "never") else _run_of_checkpoint(job.run.resume)
     if job.run.resume == "never":
         raise UserError(
             f"--output {job.run.output} holds a run already and --resume is never. Choose another output, "
             "or --resume auto to continue it."
         )
-    with open_url(place, "rb") as file:
-        return json.load(file) | {"where": f"--output {job.run.output} holds a run"}
+    try:
+        stored: dict[str, Any] = json.loads(data)
+        held = {name: dict(stored[name]) for name in ("identity", "sizes")}
+    except (ValueError, LookupError, TypeError):
+        raise UserError(f"{place} is not what a run leaves there; choose another --output.") from None
+    return held | {"where": f"--output {job.run.output} holds a run"}
 
 
 def _run_of_checkpoint(url: str) -> dict[str, Any]:
@@ -276,9 +298,8 @@ def _fit(spec: Any, resources: dict[str, float], workers: int, warm: threading.T
         message, exit_code = mistake
         raise (RunFailure if exit_code == EXIT_FAILURE else UserError)(message)
     if failure is not None:
-        raise RunFailure(
-            f"training failed {spec.job.run.retries + 1} times, last: {failure}\nThe last checkpoint in "
-            f"{spec.output} is whole; the same command continues from it."
+        raise user_error_behind(failure) or RunFailure(
+            f"{explained(failure, spec.job.run.retries + 1)}\n{STAYS.format(spec.output)}"
         ) from failure
     return ended(spec.output, stopped)
 

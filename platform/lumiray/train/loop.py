@@ -35,6 +35,7 @@ from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
 from lumiray.evaluate.named import evaluated, evaluators
 from lumiray.system import Batch, Player, Stage, System
+from lumiray.train.bad_rows import report, too_many
 from lumiray.train.checkpoint import Checkpointer
 from lumiray.train.clamp import clamp
 from lumiray.train.engine import make_engine, set_learning_rate, take_step
@@ -43,7 +44,7 @@ from lumiray.train.marks import Marks
 from lumiray.train.progress import Progress
 from lumiray.train.recipe import resolved_player
 from lumiray.train.schedule import learning_rate
-from lumiray.train.step import MicroBatch, StepPlace, accumulate, reduce_sums
+from lumiray.train.step import MicroBatch, StepPlace, Sums, accumulate, reduce_sums
 
 GO, STOP, FAILED = 0, 1, 2  # what a rank wants before a step; the gravest of all counts
 SKIPPED_IN_A_ROW = 20  # updates without a finite loss before the run gives up (fp16 may need several to scale)
@@ -59,6 +60,11 @@ class Place:
     micro_batch_size: int
     num_micro_batches: int  # of the global batch
     total_steps: int
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of a step over all ranks."""
+        return self.micro_batch_size * self.num_micro_batches
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class Trained:
 
 def make_players(system: System, stage: Stage, run: RunConfig, place: Place) -> dict[str, Trained]:
     """Engines for every player of the stage, by the player's name."""
-    rows = place.micro_batch_size * place.num_micro_batches // place.num_ranks
+    rows = place.global_batch_size // place.num_ranks
     trained = {}
     for published in stage.players:
         player = resolved_player(published, run)
@@ -183,13 +189,17 @@ class Loop:
             delivery = self.feed.take(kind, step)
         except Exception as error:  # whatever it is, the other ranks must hear of it
             failure = error
-        bad = self.report_bad_rows(delivery) if delivery else 0
-        verdict, bad_everywhere = self._agree(wish if failure is None else FAILED, bad)
-        if verdict == GO and bad_everywhere:
-            failure = self.too_many_bad_rows(bad_everywhere, delivery)
+        replaced = report(delivery, self.say) if delivery else 0
+        verdict, replaced = self._agree(wish if failure is None else FAILED, replaced)
+        if verdict == GO and replaced:
+            total, seen = (
+                self.counters.replaced_rows + replaced,
+                (self.counters.step + 1) * self.place.global_batch_size,
+            )
+            failure = too_many(total, seen, self.run.data.bad_rows_limit, delivery)
             verdict = FAILED if failure else GO
         if verdict == GO:
-            self.counters.replaced_rows += bad_everywhere
+            self.counters.replaced_rows += replaced
             return delivery
         self.commit()
         if verdict == STOP:
@@ -221,7 +231,7 @@ class Loop:
             rate = learning_rate(player.schedule, player.optimizer.lr, self.counters.applied, self.place.total_steps)
             set_learning_rate(engine, rate)
             place = StepPlace(self.run.seed, step, self.place.num_micro_batches, self.place.num_ranks)
-            sums = accumulate(engine, micros, place, self.masters(trained))
+            sums = self.accumulated(trained, micros, place)
             row |= {"sums": sums, "lr": rate, "engine": engine, "player": player}
             if sums is None:
                 self.skipped(step, f"the loss of {name} is not finite")
@@ -236,6 +246,20 @@ class Loop:
             self.counters.applied += 1
             self.counters.skipped_in_a_row = 0
         return row
+
+    def accumulated(self, trained: Trained, micros: list[MicroBatch], place: StepPlace) -> Sums | None:
+        """See `accumulate`.  What fails here, such as memory, leaves the weights as the finished steps made them.
+
+        Raises:
+            Exception: with the step in its notes.
+        """
+        try:
+            return accumulate(trained.engine, micros, place, self.masters(trained))
+        except Exception as error:
+            error.add_note(f"in step {place.step}, player {trained.player.name}, worker {self.place.rank}")
+            if self.place.num_ranks == 1:  # of several, the others wait in a collective of this step
+                self.commit()
+            raise
 
     def masters(self, trained: Trained) -> Batch | None:
         """fp32 master values of parameters that the loss reads; None where the weights are fp32 and whole."""
@@ -281,7 +305,7 @@ class Loop:
             "loss": sum(terms.values()) if terms else math.nan,
             "lr": row["lr"],
             "grad_norm": row.get("grad_norm", math.nan),
-            "samples_per_s": steps * self.place.micro_batch_size * self.place.num_micro_batches / took,
+            "samples_per_s": steps * self.place.global_batch_size / took,
             "step_s": took / steps,
             "data_wait_share": min(1.0, waited / took),
             "memory_gb": memory_gb(self.place.device),
@@ -295,26 +319,6 @@ class Loop:
             values["replaced_rows"] = float(self.counters.replaced_rows)
         if self.progress:
             self.progress.step(step, values)
-
-    def report_bad_rows(self, delivery: Delivery) -> int:
-        """Say which rows could not be used; how many were replaced.  Evaluations leave them out instead."""
-        what = "left out of the evaluation" if delivery.kind == EVALUATE else "replaced"
-        for bad in delivery.bad:
-            self.say(f"{what}: {described(bad)}")
-        return len(delivery.bad) if delivery.kind == TRAIN else 0
-
-    def too_many_bad_rows(self, new: int, delivery: Delivery | None) -> Exception | None:
-        """Why the run must not go on with so many replaced rows, if it must not."""
-        count, limit = self.counters.replaced_rows + new, self.run.data.bad_rows_limit
-        seen = max(1000, (self.counters.step + 1) * self.place.micro_batch_size * self.place.num_micro_batches)
-        if count <= limit * seen:
-            return None
-        if not (delivery and delivery.bad):
-            return RuntimeError("another worker met too many rows that cannot be used")
-        return RunFailure(
-            f"step {self.counters.step}: {count} of {seen} rows could not be used, more than --data.bad-rows-limit "
-            f"{limit:g} allows; the last one: {described(delivery.bad[-1])}. Mend the shards, or raise the limit."
-        )
 
     def evaluate(self, step: int) -> bool:
         """Run the evaluation that follows this step, if one does."""
@@ -344,11 +348,6 @@ class Loop:
     def say(self, text: str) -> None:
         """One line for the user, from the rank that met it."""
         self.show(text if self.place.num_ranks == 1 else f"worker {self.place.rank}: {text}")
-
-
-def described(bad: dict[str, Any]) -> str:
-    """A row that could not be used: where it lies and why."""
-    return f"{bad['shard']} row {bad['row']} (key {bad['key']!r}): {bad['reason']}"
 
 
 def evaluate_stage(

@@ -16,12 +16,12 @@ from typing import Any
 
 from lumiray.config import JobConfig
 from lumiray.data.stream import Decoders, StreamSpec, items, rank_rows
-from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
+from lumiray.errors import EXIT_FAILURE, UserError
 from lumiray.evaluate.classes import Classes
+from lumiray.train.failure import STAYS, out_of_memory, user_error_behind
 from lumiray.train.marks import Marks
 
 STATUS = "status.json"
-WHOLE = "The last checkpoint in {} is whole."
 # mistakes in code, ours or a system's: starting the workers again would only repeat them
 BUGS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, NotImplementedError, NameError)
 
@@ -65,24 +65,12 @@ def work(spec: WorkerSpec, board: Any) -> None:
         ray.get(board.fail.remote(str(error), error.exit_code))
         raise
     except Exception as error:
-        cause = user_error_behind(error)
+        cause = user_error_behind(error) or out_of_memory(error)
         if cause is not None:
-            ray.get(board.fail.remote(str(cause), cause.exit_code))
+            ray.get(board.fail.remote(f"{cause}\n{STAYS.format(spec.output)}", cause.exit_code))
         elif isinstance(error, BUGS):
-            ray.get(board.fail.remote(f"{traceback.format_exc()}\n{WHOLE.format(spec.output)}", EXIT_FAILURE))
+            ray.get(board.fail.remote(f"{traceback.format_exc()}\n{STAYS.format(spec.output)}", EXIT_FAILURE))
         raise
-
-
-def user_error_behind(error: BaseException) -> UserError | None:
-    """The user's mistake that an exception from a Ray task wraps, if it is one."""
-    seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        if isinstance(one, UserError) and not isinstance(one, Interrupted):
-            return RunFailure(str(getattr(one, "cause", None) or one))
-        one = getattr(one, "cause", None) or one.__cause__ or one.__context__
-    return None
 
 
 def _work(spec: WorkerSpec, board: Any) -> None:

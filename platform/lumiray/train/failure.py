@@ -1,0 +1,78 @@
+"""What the failure of a worker means to the user: one message, with what mends it.
+
+Errors arrive wrapped: a Ray task's in another, a worker's in its group's.  What they wrap is looked through for
+a user's mistake, for memory that ran out, and for workers that were killed and could say nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lumiray.errors import Interrupted, RunFailure, UserError
+
+OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")  # of torch and Ray, Python, NumPy
+MEMORY_WORDS = (
+    "can't allocate memory",  # torch on the CPU
+    "not enough memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "running low on memory",  # Ray, which kills what takes most
+)
+KILLED = ("ActorDiedError", "WorkerCrashedError", "NodeDiedError")
+STAYS = "What is committed in {} stays as it is; the same command continues from it."
+MEND = (
+    "Lower --micro-batch-size (the global batch stays; --accept-changes micro_batch_size continues this run), turn on "
+    "--grad-checkpointing, raise --zero, or give every worker more memory; --dry-run says what a worker needs."
+)
+
+
+def behind(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it wraps or came from, the outermost first."""
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [getattr(one, name, None) for name in ("cause", "health_check_failure", "controller_failure")]
+        waiting += [one.__cause__, one.__context__]
+        waiting += dict(getattr(one, "worker_failures", None) or {}).values()
+
+
+def user_error_behind(error: BaseException) -> UserError | None:
+    """The user's mistake that an exception wraps, as Ray's tasks do, if it is one."""
+    for one in behind(error):
+        if isinstance(one, UserError) and not isinstance(one, Interrupted):
+            return RunFailure(str(getattr(one, "cause", None) or one))
+    return None
+
+
+def out_of_memory(error: BaseException) -> RunFailure | None:
+    """What to say where memory ran out, if it did."""
+    for one in behind(error):
+        text = str(one)
+        if type(one).__name__ in OUT_OF_MEMORY or any(words in text for words in MEMORY_WORDS):
+            where = "".join(f", {note}" for note in getattr(one, "__notes__", ()))
+            line = next((line for line in text.splitlines() if line.strip()), type(one).__name__)
+            return RunFailure(f"Memory ran out{where}: {line.strip()[:300]}\n{MEND}")
+    return None
+
+
+def explained(error: BaseException, attempts: int) -> str:
+    """Why a group of workers failed at last, after so many attempts."""
+    memory = out_of_memory(error)
+    if memory is not None:
+        return str(memory)
+    failures = dict(getattr(error, "worker_failures", None) or {})
+    killed = [rank for rank, one in failures.items() if any(type(e).__name__ in KILLED for e in behind(one))]
+    if killed:
+        names = ", ".join(map(str, sorted(killed)))
+        return (
+            f"Worker {names} was killed from outside, without a word ({attempts} attempts). Most often its machine had "
+            f"no memory left and the kernel chose it (dmesg says so there). If so: {MEND[0].lower()}{MEND[1:]}"
+        )
+    return f"Training failed {attempts} times, last: {error}"
