@@ -37,7 +37,7 @@ def _shards_verify(given: argparse.Namespace) -> None:
 def _doctor(given: argparse.Namespace) -> None:
     from lumiray.doctor import run_doctor
 
-    sys.exit(run_doctor(given.output, given.shards))
+    run_doctor(given.output, "::".join(given.shards) if given.shards else None)
 
 
 def _export(given: argparse.Namespace) -> None:
@@ -80,8 +80,8 @@ def parser() -> argparse.ArgumentParser:
         _verb(kinds, name, action, words).add_argument("shards", nargs="+", help="folder, pattern or s3://")
 
     doctor = _verb(verbs, "doctor", _doctor, "check this machine, the cluster, storage and disk")
-    doctor.add_argument("--output", help="where runs will write")
-    doctor.add_argument("--shards", help="where shards will be read")
+    doctor.add_argument("--output", help="where runs will write: folder or s3://")
+    doctor.add_argument("--shards", nargs="+", help="shards that runs will read: folder, pattern or s3://")
 
     export = _verb(verbs, "export", _export, "write a run's weights as one file")
     export.add_argument("run", help="a run's output")
