@@ -63,20 +63,22 @@ def test_the_compiler_is_tried_and_not_only_looked_for(path_with, monkeypatch: p
     liar.chmod(0o755)
     monkeypatch.setenv("CXX", str(liar))
     found = machine.compiler()
-    assert found.state == FAIL
+    assert found.state == NOTE
     assert "fatal error: Python.h" in found.words
     assert found.mend == "apt-get install python3-dev"
 
 
 def test_a_missing_compiler_comes_with_its_mend(path_with) -> None:
     path_with("ninja")
-    assert machine.compiler() == Finding("compiler", FAIL, "there is no c++ on the path", "apt-get install g++")
+    found = machine.compiler()
+    assert (found.state, found.mend) == (NOTE, "apt-get install g++")  # training itself builds nothing
+    assert found.words.startswith("there is no c++ on the path; only --engine.offload-optimizer and")
 
 
 def test_ninja_in_an_environment_that_is_not_activated_is_found(path_with) -> None:
     path_with("c++")
     found = machine.compiler()
-    assert found.state == FAIL
+    assert found.state == NOTE
     assert found.mend == f"export PATH={Path(sys.executable).parent}:$PATH"
 
 

@@ -54,16 +54,17 @@ def requirements() -> list[str]:
 
 
 def compiler() -> Finding:
-    """DeepSpeed builds a small extension at its first use: with a C++ compiler, ninja, and headers of Python."""
+    """What builds extensions at their first use: DeepSpeed's optimizer for offload, and torch.compile."""
     cxx = os.environ.get("CXX", "c++")
+    needed = "; only --engine.offload-optimizer and --engine.compile need it"
     if shutil.which(cxx) is None:
-        return Finding("compiler", FAIL, f"there is no {cxx} on the path", "apt-get install g++")
+        return Finding("compiler", NOTE, f"there is no {cxx} on the path{needed}", "apt-get install g++")
     if shutil.which("ninja") is None:
         beside = Path(sys.executable).with_name("ninja")
         if beside.exists():
-            words = f"ninja is in {beside.parent}, which is not on the path"
-            return Finding("compiler", FAIL, words, f"export PATH={beside.parent}:$PATH")
-        return Finding("compiler", FAIL, "there is no ninja on the path", "pip install ninja")
+            words = f"ninja is in {beside.parent}, which is not on the path{needed}"
+            return Finding("compiler", NOTE, words, f"export PATH={beside.parent}:$PATH")
+        return Finding("compiler", NOTE, f"there is no ninja on the path{needed}", "pip install ninja")
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [cxx, "-x", "c++", "-", *FLAGS, f"-I{sysconfig.get_path('include')}", "-o", f"{folder}/tried.so"],
@@ -75,8 +76,9 @@ def compiler() -> Finding:
     if done.returncode:
         end = done.stderr.strip()[-200:] or f"it ended with code {done.returncode}"
         line = next((line for line in done.stderr.splitlines() if "error" in line), end)
+        words = f"{cxx} does not build an extension of Python: {line.strip()}{needed}"
         mend = "apt-get install python3-dev" if "Python.h" in line else "apt-get install g++ libgomp1"
-        return Finding("compiler", FAIL, f"{cxx} does not build an extension of Python: {line.strip()}", mend)
+        return Finding("compiler", NOTE, words, mend)
     return Finding("compiler", OK, f"{shutil.which(cxx)} and {shutil.which('ninja')} build an extension of Python")
 
 
