@@ -199,6 +199,11 @@ def stored_run(job: JobConfig) -> dict[str, Any] | None:
             f"--output {job.run.output} holds a run already and --resume is never. Choose another output, "
             "or --resume auto to continue it."
         )
+    if job.run.resume.startswith(join(str(job.run.output), "checkpoints")):
+        raise UserError(
+            f"--resume {job.run.resume} is a checkpoint of --output itself, which goes on from its newest one. To go "
+            "back to this one, give another --output."
+        )
     try:
         stored: dict[str, Any] = json.loads(data)
         held = {name: dict(stored[name]) for name in ("identity", "sizes")}

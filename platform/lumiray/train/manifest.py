@@ -320,5 +320,5 @@ def mend(url: str) -> str:
     for other in step_folders(output) if step else []:
         number = _STEP.fullmatch(base_name(other))
         if number and step and int(number[1]) < int(step[1]) and NAME in list_names(other):
-            return f"Continue from the checkpoint before it: --resume {other}"
+            return f"Continue from the checkpoint before it, in another output: --output NEW --resume {other}"
     return "There is no earlier checkpoint beside it: start the run again in another output folder."

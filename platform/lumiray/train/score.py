@@ -221,8 +221,8 @@ def _fit(spec: ScoreSpec, workers: int, resources: dict[str, float]) -> dict[str
     import ray
 
     from lumiray.train.board import Board, shown
+    from lumiray.train.failure import user_error_behind
     from lumiray.train.group import Group, run_group
-    from lumiray.train.worker import user_error_behind
 
     board: Any = Board.remote()  # type: ignore[attr-defined]
     group = Group("lumiray-score", workers, spec.device, resources)
