@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from lumiray.doctor.finding import FAIL, NOTE, OK, Finding
 
-SHOWN = ("ray", "torch", "deepspeed", "open-clip-torch")
+SHOWN = ("ray", "torch", "deepspeed", "open_clip_torch")
 SHARED_MEMORY = "/dev/shm"
 GIB = 1 << 30
 FLAGS = ("-shared", "-fPIC", "-fopenmp")
@@ -37,7 +37,7 @@ def versions() -> Finding:
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} is {version}, wanted {requirement.specifier}")
-        if canonicalize_name(requirement.name) in SHOWN:
+        if canonicalize_name(requirement.name).replace("-", "_") in SHOWN:
             shown.append(f"{requirement.name} {version}")
     if wrong:
         return Finding("versions", FAIL, "; ".join(wrong), "make env, or pip install the versions that are named")
