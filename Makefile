@@ -17,7 +17,7 @@ help: ## this list
 env: $(STAMP) ## the environment in .venv, exactly as in requirements.lock
 
 $(UV):
-	@command -v c++ >/dev/null || { echo "a C++ compiler is missing (DeepSpeed builds a small extension): apt-get install g++"; exit 1; }
+	@command -v c++ >/dev/null || { echo "a C++ compiler is missing (offload and torch.compile build small extensions): apt-get install g++"; exit 1; }
 	python3 -m venv $(UV_HOME)
 	$(UV_HOME)/bin/python -m pip install -q --disable-pip-version-check uv
 
