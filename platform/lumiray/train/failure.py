@@ -21,6 +21,7 @@ MEMORY_WORDS = (
     "running low on memory",  # Ray, which kills what takes most
 )
 KILLED = ("ActorDiedError", "WorkerCrashedError", "NodeDiedError")
+RAY_DATA_ADDS = "\nFailed to apply UDF transform"  # to the message of whatever a decoder raises
 STAYS = "What is committed in {} stays as it is; the same command continues from it."
 MEND = (
     "Lower --micro-batch-size (the global batch stays; --accept-changes micro_batch_size continues this run), turn on "
@@ -29,7 +30,7 @@ MEND = (
 
 
 def behind(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it wraps or came from, the outermost first."""
+    """An error and all that it wraps or was raised from, the outermost first."""
     seen: set[int] = set()
     waiting: list[Any] = [error]
     while waiting:
@@ -39,27 +40,35 @@ def behind(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(one))
         yield one
         waiting += [getattr(one, name, None) for name in ("cause", "health_check_failure", "controller_failure")]
-        waiting += [one.__cause__, one.__context__]
+        waiting.append(one.__cause__)
         waiting += dict(getattr(one, "worker_failures", None) or {}).values()
 
 
 def user_error_behind(error: BaseException) -> UserError | None:
-    """The user's mistake that an exception wraps, as Ray's tasks do, if it is one."""
+    """The user's mistake that an error is, or that it wraps: Ray's tasks raise both in one, traceback and all.
+
+    What was wrapped was found on the way: it is a `RunFailure`, whatever it was.
+    """
     for one in behind(error):
-        if isinstance(one, UserError) and not isinstance(one, Interrupted):
-            return RunFailure(str(getattr(one, "cause", None) or one))
+        if isinstance(one, UserError) and not isinstance(one, Interrupted) and not hasattr(one, "cause"):
+            return one if one is error else RunFailure(str(one).partition(RAY_DATA_ADDS)[0])
     return None
 
 
 def out_of_memory(error: BaseException) -> RunFailure | None:
     """What to say where memory ran out, if it did."""
-    for one in behind(error):
-        text = str(one)
-        if type(one).__name__ in OUT_OF_MEMORY or any(words in text for words in MEMORY_WORDS):
-            where = "".join(f", {note}" for note in getattr(one, "__notes__", ()))
-            line = next((line for line in text.splitlines() if line.strip()), type(one).__name__)
-            return RunFailure(f"Memory ran out{where}: {line.strip()[:300]}\n{MEND}")
-    return None
+    found = [one for one in behind(error) if type(one).__name__ in OUT_OF_MEMORY or _says_so(str(one))]
+    if not found:
+        return None
+    inmost = found[-1]  # those around it repeat its words after others
+    where = "".join(f", {note}" for note in getattr(inmost, "__notes__", ()))
+    lines = [line.strip() for line in str(inmost).splitlines() if line.strip()]
+    line = next(filter(_says_so, lines), lines[0] if lines else type(inmost).__name__)
+    return RunFailure(f"Memory ran out{where}: {line[:300]}\n{MEND}")
+
+
+def _says_so(text: str) -> bool:
+    return any(words in text for words in MEMORY_WORDS)
 
 
 def explained(error: BaseException, attempts: int) -> str:

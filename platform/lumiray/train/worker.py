@@ -16,7 +16,7 @@ from typing import Any
 
 from lumiray.config import JobConfig
 from lumiray.data.stream import Decoders, StreamSpec, items, rank_rows
-from lumiray.errors import EXIT_FAILURE, UserError
+from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
 from lumiray.train.failure import STAYS, out_of_memory, user_error_behind
 from lumiray.train.marks import Marks
@@ -61,15 +61,13 @@ def work(spec: WorkerSpec, board: Any) -> None:
         return
     try:
         _work(spec, board)
-    except UserError as error:
-        ray.get(board.fail.remote(str(error), error.exit_code))
-        raise
     except Exception as error:
-        cause = user_error_behind(error) or out_of_memory(error)
-        if cause is not None:
-            ray.get(board.fail.remote(f"{cause}\n{STAYS.format(spec.output)}", cause.exit_code))
-        elif isinstance(error, BUGS):
-            ray.get(board.fail.remote(f"{traceback.format_exc()}\n{STAYS.format(spec.output)}", EXIT_FAILURE))
+        told = user_error_behind(error) or out_of_memory(error)
+        if told is None and isinstance(error, BUGS):
+            told = RunFailure(traceback.format_exc())
+        if told is not None:
+            text = str(told) if told is error else f"{told}\n{STAYS.format(spec.output)}"
+            ray.get(board.fail.remote(text, told.exit_code))
         raise
 
 
