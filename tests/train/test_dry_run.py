@@ -52,10 +52,10 @@ def test_the_command_describes_the_run_and_leaves_nothing(emoji_shards: Path, tm
     assert code == 0, text
     assert "300 rows in 3 shard(s); 30 steps = 6.4 epochs" in text
     for pattern in (
-        r"networks +1\.7 M parameters trained, 0\.0 M frozen; 0\.0 GFLOP per picture",
+        r"networks +1\.7 M parameters trained, 0\.0 M frozen; 0\.0\d+ GFLOP per picture",
         r"memory +0\.\d+ GiB per worker at most: weights 0\.01, gradients 0\.01, optimizer 0\.01, buffers",
         r"data +\d+ pictures/s decoded by one core of this machine, \d\.\d\d range reads per picture",
-        r"checkpoints +0\.02 GB each, every 10 steps; 4 stay and one more while it is written: 0\.10 GB",
+        r"checkpoints +3 of 0\.02 GB over the run, 3 at once at most: 0\.06 GB",
         r"this machine, \d+ cores +[\d,]+ +[\d.]+ +[\d,]+ +\d+% +\d+",
         r"Nothing was started\.",
     ):
@@ -81,7 +81,7 @@ def test_a_large_run_on_s3_is_described_from_anywhere(
     memory = dict(re.findall(r"(\w+) (\d+\.\d\d)(?:,|\n)", text.partition("at most:")[2]))
     for name, size in {"weights": 2 * 151.3e6, "optimizer": 12 * 151.3e6 / 64, "activations": 15.0 * 2**30}.items():
         assert float(memory[name]) == pytest.approx(size / 2**30, rel=0.01, abs=0.006), name
-    assert "checkpoints   1.82 GB each" in text
+    assert "checkpoints   400 of 1.82 GB over the run, 4 at once at most: 7.26 GB" in text
     assert "this machine" not in text.partition("worker(s) on")[2]
     rate = 64 * 0.4 * 312e12 / 44.4e9
     rows = re.search(r"A100 80 GB +([\d,]+) +([\d,.]+) +([\d,]+) +(\d+)% +(\S+ \S+)", text)

@@ -6,6 +6,7 @@ rehearsed on tensors without memory; nothing is started, and nothing is written 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 
@@ -46,7 +47,7 @@ def networks(job: Job) -> str:
     every = [size for sizes in job.sizes.values() for size in sizes]
     trained = sum(one.elements for one in every if one.trained)
     frozen = sum(one.elements for one in every) - trained
-    work = f"; {job.flops / 1e9:.1f} GFLOP per picture in all passes" if job.flops else ""
+    work = f"; {job.flops / 1e9:.3g} GFLOP per picture in all passes" if job.flops else ""
     return f"networks      {trained / 1e6:.1f} M parameters trained, {frozen / 1e6:.1f} M frozen{work}"
 
 
@@ -76,11 +77,10 @@ def data(job: Job) -> str:
 def checkpoints(job: Job) -> str:
     """How large checkpoints are, and how many stay."""
     own = job.run.checkpoint
-    one, held = saved_bytes(job) / GB, own.keep + (own.best is not None)
-    return (
-        f"checkpoints   {one:.2f} GB each, every {own.every} steps; {held} stay and one more while it is written: "
-        f"{(held + 1) * one:.2f} GB"
-    )
+    written = math.ceil(job.stream.total_steps / own.every)
+    at_once = min(written, own.keep + (own.best is not None) + 1)  # an old one goes when a new one is there
+    one = saved_bytes(job) / GB
+    return f"checkpoints   {written} of {one:.2f} GB over the run, {at_once} at once at most: {at_once * one:.2f} GB"
 
 
 def runs_on_cpus_here(run: RunConfig) -> bool:
