@@ -22,6 +22,7 @@ from lumiray.train.progress import duration
 GB, GIB = 1e9, float(1 << 30)
 GPUS = {"A100": 80, "H100": 80}  # what the table supposes; GiB of memory
 UTILISATION = 0.4  # of the device's peak; well-tuned training of transformers reaches it
+PROCESS = 1 << 30  # bytes of a worker's process before it holds anything of the run
 TIMED_ELEMENTS = 200_000_000  # of networks that are tried on this machine's cores
 S3_READS_PER_S = 5_500  # that S3 gives to one prefix
 LESS_MEMORY = "lower --micro-batch-size, turn on --grad-checkpointing or raise --zero"
@@ -61,6 +62,8 @@ def memory(job: Job) -> str:
         parts["activations"] = job.activations
     named = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
     line = f"memory        {sum(parts.values()) / GIB:.2f} GiB per worker at most: {named}"
+    if not on_gpu:
+        line += f"; and about {PROCESS >> 30} GiB for the process and its libraries"
     if state.host:
         line += f"; offloaded to its host's memory: {state.host / GIB:.2f} GiB"
     return line
@@ -136,7 +139,7 @@ def row(job: Job, name: str, rate: float, share: float) -> str:
 def on_these_cores(job: Job) -> Iterator[str]:
     """The table's line for this machine, where training and decoding share the cores."""
     cores = len(psutil.Process().cpu_affinity())
-    needed = job.workers * (state_of(job, False).device + rows_on_device(job) + (job.activations or 0))
+    needed = job.workers * (PROCESS + state_of(job, False).device + rows_on_device(job) + (job.activations or 0))
     there = psutil.virtual_memory().available
     name = f"this machine, {cores} cores"
     if job.run.precision == "fp16":
