@@ -81,12 +81,6 @@ class Allocations:
 
 def engines(rank: int, world: int, root: str, cases: list[tuple[int, str, str, int]]) -> dict[str, Any]:
     """Measure cases (stage, precision, optimizer, micro-batches): bytes after steps, after backward, at most."""
-    import deepspeed  # noqa: F401
-    import state_groups  # noqa: F401
-    import torch._dynamo  # noqa: F401  # brought in by the first optimizer
-
-    gc.collect()
-    gc.freeze()  # what the libraries made at their import is not looked through again and again
     try:
         return {"/".join(map(str, case)): measured(root, *case) for case in cases}
     finally:
@@ -94,11 +88,14 @@ def engines(rank: int, world: int, root: str, cases: list[tuple[int, str, str, i
 
 
 def measured(root: str, stage: int, precision: str, optimizer: str, micro_batches: int) -> dict[str, int]:
+    import deepspeed  # noqa: F401  # with all that it brings
     from state_groups import save
 
     from lumiray.config import EngineConfig, RunConfig
     from lumiray.train.engine import make_engine
 
+    gc.collect()
+    gc.freeze()  # what is there already is not looked through again and again
     before = alive()
     own = Path(root) / f"deepspeed-{torch.distributed.get_rank()}.json"
     own.write_text(json.dumps({"zero_optimization": zero_of(stage)}))

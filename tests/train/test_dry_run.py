@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import TINY, start_job
+from tests.conftest import TINY
 
-from lumiray import storage
+from lumiray import command, storage
 from lumiray.config import DataConfig, JobConfig, RunConfig
 from lumiray.data.catalog import FOLDER
 from lumiray.data.stream import TRAIN, Decoder, StreamSpec, entries, planned_rows
@@ -45,11 +46,16 @@ def stream_of(asked: JobConfig) -> StreamSpec:
     return make_stream(check_job(asked), reading.open_here)
 
 
-def test_the_command_describes_the_run_and_leaves_nothing(emoji_shards: Path, tmp_path: Path) -> None:
+def test_the_command_describes_the_run_and_leaves_nothing(
+    emoji_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--shards", str(emoji_shards), "--model", TINY, "--global-batch-size", "64", "--steps", "30"]
     options += ["--warmup", "5", "--device", "cpu", "--checkpoint.every", "10", "--checkpoint.best", "recall"]
-    code, text = start_job("clip_pretrain.py", str(tmp_path / "run"), *options, "--dry-run").finish()
-    assert code == 0, text
+    monkeypatch.setattr(sys, "argv", ["clip_pretrain.py", *options, "--output", f"{tmp_path}/run", "--dry-run"])
+    with pytest.raises(SystemExit) as ended:
+        command.run("clip", "", lambda asked: pytest.fail("it ran"), describe_job)
+    text = capsys.readouterr().out
+    assert ended.value.code == 0, text
     assert "300 rows in 3 shard(s); 30 steps = 6.4 epochs" in text
     for pattern in (
         r"networks +1\.7 M parameters trained, 0\.0 M frozen; 0\.0\d+ GFLOP per picture",

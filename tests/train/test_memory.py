@@ -26,7 +26,7 @@ CASES += [(1, "bf16", "adamw", 3), (2, "fp32", "adamw", 3), (3, "bf16", "sgd", 1
 SMALL = json.dumps(
     {
         "embed_dim": 32,
-        "vision_cfg": {"image_size": 64, "layers": 6, "width": 128, "head_width": 32, "patch_size": 8},
+        "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
         "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
     }
 )
@@ -106,8 +106,7 @@ def rehearsed(batch: Shapes, micro_batches: int = 1, ranks: int = 1, precision: 
     return rehearse(system, stage.players[0], batch, micro_batches, ranks, precision)
 
 
-@pytest.mark.parametrize("micro_batches", [1, 3])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "micro_batches"), [("fp32", 1), ("bf16", 3)])
 def test_a_rehearsed_step_holds_what_a_real_one_allocates(precision: str, micro_batches: int) -> None:
     for recomputed in (False, True):
         found = rehearsed(rows(8), micro_batches, precision=precision, grad_checkpointing=recomputed)
@@ -150,7 +149,7 @@ def test_the_loss_over_the_clusters_batch_is_part_of_the_step() -> None:
     assert rehearsed(rows(8), micro_batches=64).bytes < logits
     many = rehearsed(rows(8), micro_batches=64, ranks=64)
     assert 3 * logits < many.bytes < 6 * logits
-    assert rehearsed(rows(8), micro_batches=64, ranks=64, loss_tile=256).bytes < logits
+    assert rehearsed(rows(8), micro_batches=64, ranks=64, loss_tile=1024).bytes < logits
     assert not torch.distributed.is_initialized()
 
 
