@@ -24,8 +24,8 @@ $(UV):
 # the interpreter behind a version manager's shim is given to uv, so that it downloads none
 $(STAMP): $(UV) requirements.lock pyproject.toml
 	$(UV) venv -q --allow-existing --no-python-downloads --python "$$(python3 -c 'import sys; print(sys.executable)')" $(VENV)
-	$(UV) pip sync -q --python $(PYTHON) --require-hashes requirements.lock
-	$(UV) pip install -q --python $(PYTHON) --no-deps -e .
+	$(UV) pip sync -q --compile-bytecode --python $(PYTHON) --require-hashes requirements.lock
+	$(UV) pip install -q --compile-bytecode --python $(PYTHON) --no-deps -e .
 	@touch $@
 
 demo: env ## train a small CLIP on emoji of one artist, retrieve another's, write a report

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -81,8 +81,9 @@ def shown(board: Any) -> Iterator[None]:
     ended = threading.Event()
 
     def follow() -> None:
-        while not ended.wait(POLL_S):
-            _print(ray.get(board.news.remote()))
+        with suppress(ray.exceptions.RayError):  # a dead board ends the run elsewhere, with a message
+            while not ended.wait(POLL_S):
+                _print(ray.get(board.news.remote()))
 
     thread = threading.Thread(target=follow, name="board", daemon=True)
     thread.start()
@@ -91,7 +92,8 @@ def shown(board: Any) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        _print(ray.get(board.news.remote()))
+        with suppress(ray.exceptions.RayError):
+            _print(ray.get(board.news.remote()))
         if sys.stdout.isatty():
             print(flush=True)
 

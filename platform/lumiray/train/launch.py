@@ -293,12 +293,16 @@ def _fit(spec: Any, resources: dict[str, float], workers: int, warm: threading.T
     board: Any = Board.remote()  # type: ignore[attr-defined]
     group = Group("lumiray-train", workers, spec.device, resources, spec.job.run.retries)
     failure: BaseException | None = None
-    with on_signals(board.stop.remote), shown(board):
-        try:
+    stopped, mistake = False, None
+    try:  # what an error means is decided below, from what the workers left behind
+        with on_signals(board.stop.remote), shown(board):
             run_group(group, work, spec, board)
-        except Exception as error:  # what it means is decided below, from what the workers left behind
-            failure = error
-    stopped, mistake = ray.get(board.state.remote())
+    except Exception as error:
+        failure = error
+    try:
+        stopped, mistake = ray.get(board.state.remote())
+    except ray.exceptions.RayError as error:  # the board itself was killed: memory is short
+        failure = failure or error
     if mistake is not None:
         message, exit_code = mistake
         raise (RunFailure if exit_code == EXIT_FAILURE else UserError)(message)
