@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     write_shards(PHOTOGRAPHS, 4000, (512, 384))
     options = [
-        *("--shards", str(PHOTOGRAPHS), "--model", given.model, "--steps", "2"),
+        *("--shards", str(PHOTOGRAPHS), "--model", given.model, "--steps", "2", "--warmup", "0"),
         *("--global-batch-size", str(given.batch), "--workers", str(given.workers), "--log.every", "1"),
     ]
     runs = [run_job("first-step", options) for _ in range(given.rounds + 1)][1:]

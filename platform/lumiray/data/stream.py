@@ -12,6 +12,8 @@ The stream's state is a step number: a pipeline started at step s gives what an 
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +30,7 @@ from lumiray.system import BadRow, Row, stage_named
 
 BLOCK_ROWS = 128  # of decoded rows in one block: 19 MB at 224 pixels, under the object store's sweet spot
 ATTEMPTS = 8  # substitutes tried for a bad row before the block gives up
+NAP_S = 0.02  # of the pipeline's loop while the window is full: it runs in the training process, on its cores
 TRAIN, EVALUATE = "train", "evaluate"
 
 
@@ -111,6 +114,7 @@ class Decoder:
     """Reads and prepares the rows of entries; one instance per decoding process."""
 
     def __init__(self, spec: StreamSpec) -> None:
+        _give_way()  # before torch is imported: the training's own start comes first
         self.spec = spec
         self.system = make_system(spec.slug, spec.system_config)
         self.stage = stage_named(self.system, spec.stage)
@@ -214,6 +218,17 @@ class Decoder:
         raise RunFailure(f"{shards.url_of(0)}: none of the first rows can be used for evaluation.")
 
 
+def _give_way() -> None:
+    """Let this process take only cores that nobody else wants.
+
+    Where decoders share cores with training, each would hold up one of the training's threads, and all others wait
+    for that one at the next barrier: a step took twice as long.  A decoder that is late gets its cores back, for
+    the training then waits for it.
+    """
+    if hasattr(os, "SCHED_IDLE"):  # Linux
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 @dataclass(frozen=True)
 class Item:
     """One delivered block: its entry, arrays `(rows, ...)`, and the rows that had to be replaced."""
@@ -289,6 +304,8 @@ def _configure(context: Any, decoders: Decoders) -> None:
             if not op.output_dependencies:  # decoded blocks: none was begun that has no place
                 return None
             waiting = sum(self._topology[one].total_enqueued_input_blocks() for one in op.output_dependencies)
+            if waiting >= decoders.window and not any(one.num_active_tasks() for one in op.output_dependencies):
+                time.sleep(NAP_S)  # Ray's loop turns without a pause while an entry lies ready that it may not take
             return max(0, decoders.window - waiting)  # an entry has more bytes than one, so this many are the most
 
     context.target_max_block_size = 1  # bytes: every row of the two tables is a block of its own
