@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from job import PHOTOGRAPHS, ROOT, finish, run_job
 from photographs import write_shards
 
-WARM_STEPS = 2
+WARM_STEPS = 8  # of the job, and of the loop: for some 30 s helper processes of Ray still start
 DECODED_AHEAD = 2048  # rows that may wait decoded for a worker with few decoders (lumiray.data.stream.Decoders)
 
 
@@ -40,7 +40,7 @@ def bare(model: str, batch: int, steps: int) -> float:
     network = system.build(system.stages()[0])["clip"].train()
     size = network.visual.image_size
     size = size if isinstance(size, int) else size[0]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6, fused=True)
     images = torch.randn(batch, 3, size, size)
     texts = torch.randint(1, 49000, (batch, network.context_length))
     labels = torch.arange(batch)
@@ -88,8 +88,8 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="ViT-B-32,examples/emoji/model.json")
     parser.add_argument("--batches", default="8,256", help="one per model")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3, help="of the first model")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=2, help="of the first model")
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

@@ -123,7 +123,6 @@ def feeds_of(spec: StreamSpec, num_ranks: int, first_step: int = 0, decoders: De
         feeds = []
         for rank in range(num_ranks):
             stream = items(spec, rank, num_ranks, first_step, decoders)
-            stack.callback(stream.close)
             feeds.append(Feed(stream, high - low, torch.device("cpu")))
             stack.callback(feeds[-1].close)
         yield feeds
@@ -323,6 +322,9 @@ def test_decoders_wait_for_a_loop_that_takes_nothing_and_go_when_it_ends(spec: S
         # what the window holds, and what the feed and Ray's iterator have taken already
         assert now <= 2 * SMALL.window
         assert len(planned.read_text().splitlines()) <= 2 * SMALL.window  # steps of two entries
+        busy = time.process_time()
+        time.sleep(3)
+        assert time.process_time() - busy < 1.5  # of Ray's loop in this process, which has nothing to do
         for step in range(1, 20):  # and they go on when the loop does
             feed.take(TRAIN, step)
     gc.collect()  # the traceback of an error holds what the error ended

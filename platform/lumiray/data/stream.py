@@ -30,7 +30,9 @@ from lumiray.system import BadRow, Row, stage_named
 
 BLOCK_ROWS = 128  # of decoded rows in one block: 19 MB at 224 pixels, under the object store's sweet spot
 ATTEMPTS = 8  # substitutes tried for a bad row before the block gives up
-NAP_S = 0.02  # of the pipeline's loop while the window is full: it runs in the training process, on its cores
+NAP_S = 0.02
+"""Pause of a pipeline's loop while no decoder works.  Ray Data's loop waits for its tasks; an entry that it may not
+take, or blocks that nobody has taken yet, let it turn without a pause, and it turns on the training's cores."""
 TRAIN, EVALUATE = "train", "evaluate"
 
 
@@ -302,10 +304,10 @@ def _configure(context: Any, decoders: Decoders) -> None:
 
         def max_task_output_bytes_to_read(self, op: Any) -> int | None:
             if not op.output_dependencies:  # decoded blocks: none was begun that has no place
+                if not op.num_active_tasks():
+                    time.sleep(NAP_S)
                 return None
             waiting = sum(self._topology[one].total_enqueued_input_blocks() for one in op.output_dependencies)
-            if waiting >= decoders.window and not any(one.num_active_tasks() for one in op.output_dependencies):
-                time.sleep(NAP_S)  # Ray's loop turns without a pause while an entry lies ready that it may not take
             return max(0, decoders.window - waiting)  # an entry has more bytes than one, so this many are the most
 
     context.target_max_block_size = 1  # bytes: every row of the two tables is a block of its own

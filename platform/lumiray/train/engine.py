@@ -135,7 +135,7 @@ def _device_of(batch: Batch) -> torch.device:
     return next(iter(batch.values())).device
 
 
-def make_optimizer(module: nn.Module, player: Player, device: torch.device, offload: bool) -> Any:
+def make_optimizer(module: nn.Module, player: Player, offload: bool) -> Any:
     """The torch optimizer that DeepSpeed wraps: two groups, with and without weight decay."""
     trained = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
     if not trained:
@@ -155,9 +155,7 @@ def make_optimizer(module: nn.Module, player: Player, device: torch.device, offl
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, adamw_mode=True)
-    return torch.optim.AdamW(
-        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=device.type == "cuda"
-    )
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 
 def check_settings(settings: dict[str, Any], run: RunConfig) -> None:
@@ -197,13 +195,15 @@ def make_engine(system: System, player: Player, run: RunConfig, rows_per_rank: i
     try:
         engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=make_optimizer(module, player, device, offload),
+            optimizer=make_optimizer(module, player, offload),
             config=settings,
             dist_init_required=False,
         )
     except ValidationError as error:  # of pydantic, with which DeepSpeed reads its configuration
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise UserError(f"--engine.deepspeed: DeepSpeed does not take {wrong}.") from None
+    if dist.get_world_size() == 1 and engine.zero_optimization_stage() == 0:
+        engine.enable_backward_allreduce = False  # it would copy every gradient twice, to itself
     start_fresh(engine)
     if engine.zero_optimization_stage() == 3:
         parameters = dict(module.named_parameters())

@@ -81,7 +81,7 @@ def explained(error: BaseException, attempts: int) -> str:
     if killed:
         names = ", ".join(map(str, sorted(killed)))
         return (
-            f"Worker {names} was killed from outside, without a word, in attempt {attempts}. Most often its machine had "
-            f"no memory left and the kernel chose it (dmesg says so there). If so: {MEND[0].lower()}{MEND[1:]}"
+            f"Worker {names} was killed from outside, without a word, in attempt {attempts}. Most often its machine "
+            f"had no memory left and the kernel chose it (dmesg says so there). If so: {MEND[0].lower()}{MEND[1:]}"
         )
     return f"Training failed in attempt {attempts}: {error}"
