@@ -40,7 +40,7 @@ def bare(model: str, batch: int, steps: int) -> float:
     network = system.build(system.stages()[0])["clip"].train()
     size = network.visual.image_size
     size = size if isinstance(size, int) else size[0]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
     images = torch.randn(batch, 3, size, size)
     texts = torch.randint(1, 49000, (batch, network.context_length))
     labels = torch.arange(batch)

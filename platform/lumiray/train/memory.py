@@ -122,7 +122,7 @@ def _in_backward(weights: int, gradients: int, trained: int, cut: Cut) -> int:
     """Bytes of gradients, and of what reduces and gathers, when backward ends."""
     working = WORKING_BYTES[cut.precision]
     if cut.stage == 0:  # reduced in a copy
-        return gradients + min(gradients, ALLREDUCE_BUCKET * working)
+        return gradients + (min(gradients, ALLREDUCE_BUCKET * working) if cut.workers > 1 else 0)
     share = gradients // cut.workers
     if cut.stage == 1:  # whole until the last micro-batch is done
         return gradients + share
