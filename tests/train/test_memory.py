@@ -33,8 +33,10 @@ SMALL = json.dumps(
 
 
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = run_group(memory_groups.engines, 2, str(tmp_path_factory.mktemp("state")), CASES)
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = run_group(
+        memory_groups.engines, 2, str(tmp_path_factory.mktemp("state")), CASES
+    )
     return found
 
 
@@ -47,7 +49,7 @@ def sizes_of_chain() -> list[Size]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "/".join(map(str, case)))
 def test_state_is_counted_as_deepspeed_allocates_it(
-    engines: dict[str, dict[str, int]], case: tuple[int, str, str, int]
+    engines: dict[str, dict[str, float]], case: tuple[int, str, str, int]
 ) -> None:
     stage, precision, optimizer, micro_batches = case
     found = engines["/".join(map(str, case))]
