@@ -1,6 +1,6 @@
 """The job's step time against a bare PyTorch loop on tensors in memory: same model, batch, threads.
 
-    python benchmarks/train_overhead.py [--models ViT-B-32,examples/emoji/model.json] [--steps 8]
+    python benchmarks/train_overhead.py [--models ViT-B-32,examples/emoji/model.json] [--steps 16]
 
 `ratio_bare` is the job's median step over the bare loop's, for the first model; at most 1.05 is the target.
 The bare loop has no data to read: whatever the job spends on reading, decoding, engines, logging counts.  So that

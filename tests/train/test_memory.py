@@ -108,7 +108,8 @@ def rehearsed(batch: Shapes, micro_batches: int = 1, ranks: int = 1, precision: 
     return rehearse(system, stage.players[0], batch, micro_batches, ranks, precision)
 
 
-@pytest.mark.parametrize(("precision", "micro_batches"), [("fp32", 1), ("bf16", 3)])
+@pytest.mark.parametrize("micro_batches", [1, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_rehearsed_step_holds_what_a_real_one_allocates(precision: str, micro_batches: int) -> None:
     for recomputed in (False, True):
         found = rehearsed(rows(8), micro_batches, precision=precision, grad_checkpointing=recomputed)
