@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lumiray.errors import UserError
-from lumiray.evaluate.report import headline, read_rows, time_unit, write_report
+from lumiray.evaluate.report import headline, read_rows, read_scores, time_unit, write_report
 
 EVIL = "<script>alert('x')</script>"
 
@@ -203,3 +203,11 @@ def test_the_sheet_of_queries_is_part_of_the_page(run: Path) -> None:
 
 def test_a_headline_needs_nothing() -> None:
     assert headline([], []) == []
+
+
+def test_scores_come_oldest_first_whatever_their_files_are_called(tmp_path: Path) -> None:
+    (tmp_path / "scores").mkdir()
+    for name, time in {"a": 30.0, "b": 10.0, "c": 20.0}.items():
+        (tmp_path / "scores" / f"{name}.json").write_text(json.dumps({"time": time, "metrics": {"at": time}}))
+    (tmp_path / "scores" / "d.json").write_text('{"metrics": null}')
+    assert [one["metrics"]["at"] for one in read_scores(str(tmp_path))] == [10, 20, 30]

@@ -7,13 +7,10 @@ import ast
 from pathlib import Path
 
 import pytest
-import yaml
-from tests.house.pages import blocks, commands, inline, make_targets, named_files
+from tests.house.pages import commands, inline, make_targets, named_files
 from tests.house.sources import ROOT, help_of, sources
-from tests.settings import options
 
 from lumiray.cli import parser
-from lumiray.settings_file import job_from
 
 PAGES = [
     file.relative_to(ROOT).as_posix()
@@ -124,14 +121,6 @@ def test_commands_on_a_page_are_understood(name: str, capsys: pytest.CaptureFixt
     assert wrong_job_commands(page) == []
     assert unknown_inline_options(page) == []
     assert refused_by_lumiray(page) == []
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_configurations_on_a_page_are_read(name: str) -> None:
-    for language, text in blocks((ROOT / name).read_text()):
-        values = yaml.safe_load(text) if language in ("yaml", "yml") else None
-        if isinstance(values, dict) and set(values) & {name.partition(".")[0] for name in options("clip")}:
-            job_from(str(values.get("system", "clip")), values, name)
 
 
 def test_the_makefile_says_what_each_target_is_for() -> None:

@@ -181,6 +181,7 @@ def run(case: Case, url: str) -> dict[str, Any]:
         "before": before,
         "weights": weights,
         "logged": logged(url),
+        "evaluated": logged(url, "evaluation"),
         "checkpoints": {one.step: one.position for one in complete(url)},
         "zero": [engine.zero_optimization_stage(), engine.zero_reduce_bucket_size()],
     }
@@ -188,10 +189,10 @@ def run(case: Case, url: str) -> dict[str, Any]:
     return found
 
 
-def logged(url: str) -> dict[int, dict[str, Any]]:
-    """Rows of training numbers by step."""
+def logged(url: str, kind: str = "train") -> dict[int, dict[str, Any]]:
+    """Logged rows of a kind by step."""
     rows = (json.loads(line) for line in (Path(url) / "metrics.jsonl").read_text().splitlines())
-    return {row["step"]: row for row in rows if row["kind"] == "train"}
+    return {row["step"]: row for row in rows if row["kind"] == kind}
 
 
 def nan(*steps: int, row: int = 0) -> Spoil:

@@ -229,7 +229,10 @@ def test_bad_rows_of_an_evaluation_are_named_and_do_not_count(of_two: dict[str, 
     found = of_two["bad evaluation rows"]
     assert found["ended"] == [True, True]
     assert found["lines"][1][0].startswith("worker 1: left out of the evaluation: 00007.tar row 0")
-    assert len(found["lines"][1]) == 60  # of two batches
+    assert found["lines"][1][10:] == ["worker 1: left out of the evaluation: 50 more"]  # 60 of two batches
+    assert found["lines"][0] == []
+    assert found["evaluated"]["2"]["unusable_rows"] == 60
+    assert "unusable_rows" not in found["evaluated"]["3"]
     assert found["counters"][0]["replaced_rows"] == 0
 
 

@@ -164,7 +164,8 @@ class ClipSystem(System):
             torch.tensor(values, device=image.device).view(1, 3, 1, 1) for values in (self.form.mean, self.form.std)
         )
         dtype = next(self.networks["clip"].parameters()).dtype
-        return ((image.float() / 255 - mean) / std).to(dtype)
+        # in place: with a tensor for each operation, page faults took two fifths of a small model's step on CPUs
+        return image.float().div_(255).sub_(mean).div_(std).to(dtype)
 
     def tokens(self, texts: list[str]) -> Tensor:
         """Token ids of texts, int64 `(n, context)`."""

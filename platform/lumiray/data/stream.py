@@ -294,13 +294,20 @@ def _configure(context: Any, decoders: Decoders) -> None:
 
     Ray Data bounds bytes.  That is not enough: entries weigh nothing, so it would write down the plan of a whole
     run ahead of time, and decode a store full of small blocks while the training loop stands still.
+
+    A decoder more is started where entries queue up at those there are.  Without a limit they always do; here only
+    once a window of blocks was taken and none lies ready, for a start takes seconds of cores that training shares.
     """
     from ray.data._internal.execution import backpressure_policy as policies
 
     class Window(policies.BackpressurePolicy):
         def can_add_input(self, op: Any) -> bool:
-            done = self._topology[op].total_enqueued_output_blocks()
-            return bool(op.num_active_tasks() + done < decoders.window)
+            done, active = self._topology[op].total_enqueued_output_blocks(), op.num_active_tasks()
+            pools = op.get_autoscaling_actor_pools()
+            short = not done and op.metrics.num_outputs_taken >= decoders.window
+            if pools and decoders.least < decoders.most and not short:
+                return bool(active < pools[0].current_size() and active + done < decoders.window)
+            return bool(active + done < decoders.window)
 
         def max_task_output_bytes_to_read(self, op: Any) -> int | None:
             if not op.output_dependencies:  # decoded blocks: none was begun that has no place

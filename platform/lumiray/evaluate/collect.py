@@ -45,6 +45,15 @@ def _gathered(own: Tensor) -> Tensor:
     return torch.cat([part[: int(one)] for part, one in zip(parts, counts, strict=True)]).cpu()
 
 
+def sum_over_ranks(own: int) -> int:
+    """The sum of every rank's count; every rank must call it."""
+    if world_size() == 1:
+        return own
+    total = torch.tensor(own, dtype=torch.int64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(total)
+    return int(total)
+
+
 def world_size() -> int:
     """Ranks that work together; 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_initialized() else 1

@@ -78,13 +78,14 @@ def read_rows(run: str) -> list[dict[str, Any]]:
 
 
 def read_scores(run: str) -> list[dict[str, Any]]:
-    """What `clip_evaluate.py` wrote into the run's folder, in the order of the files' names, which begin with a time.
+    """What `clip_evaluate.py` wrote into the run's folder, oldest first.
 
     Files without figures are passed over.
     """
     folder = join(run, "scores")
     found = [_json(run, f"scores/{name}") for name in list_names(folder) if name.endswith(".json")]
-    return [one for one in found if one and isinstance(one.get("metrics"), dict)]
+    scores = [one for one in found if one and isinstance(one.get("metrics"), dict)]
+    return sorted(scores, key=lambda one: one.get("time", 0.0))
 
 
 def status_line(status: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from lumiray.data.feed import Delivery
-from lumiray.data.stream import EVALUATE
 from lumiray.errors import RunFailure
+from lumiray.evaluate.collect import sum_over_ranks
+from lumiray.system import Batch
 
+NAMED = 10  # rows of one evaluation that a rank names
 FEWEST = 1000  # rows that the share is taken of at the least: one bad row in the first batch is not yet many
 
 
@@ -18,15 +20,37 @@ def described(bad: dict[str, Any]) -> str:
 
 
 def report(delivery: Delivery, say: Callable[[str], object]) -> int:
-    """Say which rows of a delivery could not be used.
-
-    Returns:
-        how many were replaced: none of an evaluation, which leaves them out.
-    """
-    what = "left out of the evaluation" if delivery.kind == EVALUATE else "replaced"
+    """Say which training rows of a delivery were replaced, and return how many."""
     for bad in delivery.bad:
-        say(f"{what}: {described(bad)}")
-    return 0 if delivery.kind == EVALUATE else len(delivery.bad)
+        say(f"replaced: {described(bad)}")
+    return len(delivery.bad)
+
+
+class LeftOut:
+    """Rows of one evaluation that cannot be used: it goes on without them, and its figures say how many there were.
+
+    Args:
+        say: shows one line; a rank names its first `NAMED` rows.
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._count = 0
+
+    def tensors(self, delivery: Delivery) -> Batch:
+        """A batch as it is, its unusable rows noted; they are masked by `valid`."""
+        for bad in delivery.bad:
+            self._count += 1
+            if self._count <= NAMED:
+                self._say(f"left out of the evaluation: {described(bad)}")
+        return delivery.tensors
+
+    def figures(self) -> dict[str, float]:
+        """`unusable_rows` over all ranks, where there are any; every rank must call it."""
+        if self._count > NAMED:
+            self._say(f"left out of the evaluation: {self._count - NAMED} more")
+        total = sum_over_ranks(self._count)
+        return {"unusable_rows": float(total)} if total else {}
 
 
 def too_many(replaced: int, seen: int, limit: float, delivery: Delivery | None) -> Exception | None:

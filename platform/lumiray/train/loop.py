@@ -35,7 +35,7 @@ from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
 from lumiray.evaluate.named import evaluated, evaluators
 from lumiray.system import Batch, Player, Stage, System
-from lumiray.train.bad_rows import report, too_many
+from lumiray.train.bad_rows import LeftOut, report, too_many
 from lumiray.train.checkpoint import Checkpointer
 from lumiray.train.clamp import clamp
 from lumiray.train.engine import make_engine, set_learning_rate, take_step
@@ -189,7 +189,7 @@ class Loop:
             delivery = self.feed.take(kind, step)
         except Exception as error:  # whatever it is, the other ranks must hear of it
             failure = error
-        replaced = report(delivery, self.say) if delivery else 0
+        replaced = report(delivery, self.say) if delivery and kind == TRAIN else 0
         verdict, replaced = self._agree(wish if failure is None else FAILED, replaced)
         if verdict == GO and replaced:
             total, seen = (
@@ -326,8 +326,10 @@ class Loop:
             return False
         begin, waited = time.perf_counter(), self.feed.wait_s
         count = num_evaluation_batches(self.stream, self.place.num_ranks)
-        batches = (self.deliver(EVALUATE, step) for _ in range(count))
-        self.metrics = evaluate_stage(self.stage, self.classes, self.players, batches)
+        left_out = LeftOut(self.say)
+        deliveries = (self.deliver(EVALUATE, step) for _ in range(count))
+        batches = (left_out.tensors(one) for one in deliveries if one)
+        self.metrics = evaluate_stage(self.stage, self.classes, self.players, batches) | left_out.figures()
         self._evaluated_step = step
         self._logged_at += time.perf_counter() - begin  # training speed excludes evaluation
         self._waited_s += self.feed.wait_s - waited
@@ -351,14 +353,13 @@ class Loop:
 
 
 def evaluate_stage(
-    stage: Stage, classes: Classes | None, players: dict[str, Trained], deliveries: Iterator[Delivery | None]
+    stage: Stage, classes: Classes | None, players: dict[str, Trained], batches: Iterator[Batch]
 ) -> dict[str, float]:
-    """All evaluations that the stage names, in one pass over the deliveries; equal on all ranks."""
+    """All evaluations that the stage names, in one pass over the batches; equal on all ranks."""
     engine = next(iter(players.values())).engine
     engine.eval()
     with torch.no_grad():
         found = evaluators(stage.metrics, classes, lambda texts: engine("embed_texts", {}, texts=texts))
-        batches = (delivery.tensors for delivery in deliveries if delivery)
         metrics = evaluated(found, batches, lambda batch: engine("embed", batch))
     engine.train()
     return metrics

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lumiray.config import JobConfig
 from lumiray.data.listing import expand
@@ -18,10 +18,7 @@ from lumiray.errors import RunFailure, UserError, check_number
 from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.settings_file import job_from, read_settings
 from lumiray.storage import absolute, join, write_atomically
-from lumiray.system import Batch, stage_named
-
-if TYPE_CHECKING:  # the options are read without torch
-    from lumiray.data.feed import Delivery
+from lumiray.system import stage_named
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,9 @@ def score(slug: str, options: ScoreOptions) -> dict[str, Any]:
         num_best=options.best,
     )
     found = _fit(spec, options.workers, shares.worker)
-    figures = {"checkpoint": checkpoint, "val_shards": options.val_shards, **found}
-    name = f"scores/{time.strftime('%Y%m%d-%H%M%S')}.json"
+    now = time.time()
+    figures = {"time": now, "checkpoint": checkpoint, "val_shards": options.val_shards, **found}
+    name = f"scores/{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}.json"
     place = options.output or join(options.run or ".", name)
     write_atomically(place, json.dumps(figures, indent=1).encode())
     return figures | {"written": place}
@@ -178,6 +176,7 @@ def score_worker(spec: ScoreSpec, board: Any) -> None:
     from lumiray.evaluate.named import evaluated, evaluators
     from lumiray.evaluate.retrieval import RetrievalEvaluator
     from lumiray.registry import system as make_system
+    from lumiray.train.bad_rows import LeftOut
 
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
@@ -198,22 +197,17 @@ def score_worker(spec: ScoreSpec, board: Any) -> None:
         with torch.inference_mode():
             evaluations = evaluators(stage.metrics, spec.classes, system.embed_texts)
             count = num_evaluation_batches(spec.stream, num_ranks)
-            batches = (reported(feed.take(EVALUATE, 0), board) for _ in range(count))
-            found: dict[str, Any] = {"metrics": evaluated(evaluations, batches, system.embed)}
+            left_out = LeftOut(lambda text: board.show.remote(text, False))
+            batches = (left_out.tensors(feed.take(EVALUATE, 0)) for _ in range(count))
+            metrics = evaluated(evaluations, batches, system.embed) | left_out.figures()
+            found: dict[str, Any] = {"metrics": metrics}
     finally:
         feed.close()
-    for one in evaluations:
-        if spec.num_best and isinstance(one, RetrievalEvaluator):
-            found["best"] = one.best_pictures(spec.num_best)
     if rank == 0:
+        for one in evaluations:
+            if spec.num_best and isinstance(one, RetrievalEvaluator):
+                found["best"] = one.best_pictures(spec.num_best)
         ray.get(board.answer.remote(found))
-
-
-def reported(delivery: Delivery, board: Any) -> Batch:
-    """A batch's tensors, after telling the user of rows that cannot be used: they are masked."""
-    for bad in delivery.bad:
-        board.show.remote(f"left out: {bad['shard']} row {bad['row']} (key {bad['key']!r}): {bad['reason']}", False)
-    return delivery.tensors
 
 
 def _fit(spec: ScoreSpec, workers: int, resources: dict[str, float]) -> dict[str, Any]:
