@@ -14,7 +14,6 @@ from tests.house.sources import ROOT
 LINES = (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
 PINS = [line for line in LINES if line.strip() and not line.lstrip().startswith("#")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOT_LOCKED = {"tracking"}  # services that a user may ask for
 
 
 def versions() -> dict[str, Version]:
@@ -23,10 +22,7 @@ def versions() -> dict[str, Version]:
 
 def requirements() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    texts = [
-        *PROJECT["dependencies"],
-        *(one for name, some in extras.items() if name not in NOT_LOCKED for one in some),
-    ]
+    texts = [*PROJECT["dependencies"], *(one for some in extras.values() for one in some)]
     return [Requirement(text) for text in texts]
 
 
