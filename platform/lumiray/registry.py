@@ -3,6 +3,9 @@
 A folder of `lumizoo` with a `system.py` is a system; its name is the folder's, hyphens and underscores alike.
 Packages of third parties add theirs through the entry-point group `lumiray.systems` (name -> module path of a
 package laid out in the same way: `config.py` with one configuration class, `system.py` with one System).
+
+A system that is not trained but fitted to each picture by itself has a `fit.py` in place of `system.py` (`fitted.py`
+says what is in it), and the entry-point group `lumiray.fitted`.
 """
 
 from __future__ import annotations
@@ -15,43 +18,64 @@ from pathlib import Path
 from typing import Any
 
 from lumiray.errors import UserError, near
+from lumiray.fitted import Fit
 from lumiray.system import System
 
-GROUP = "lumiray.systems"
+GROUPS = {"system": "lumiray.systems", "fit": "lumiray.fitted"}  # by the module that a package is found by
 
 
 @cache
-def packages() -> dict[str, str]:
-    """Every system's name -> the package that holds it."""
+def packages(module: str = "system") -> dict[str, str]:
+    """Every system's name -> the package that holds it.
+
+    Args:
+        module: `system` for those that are trained, `fit` for those that are fitted to each picture.
+    """
     found: dict[str, str] = {}
     zoo = importlib.util.find_spec("lumizoo")
     for place in zoo.submodule_search_locations or () if zoo else ():
-        for file in sorted(Path(place).glob("*/system.py")):
+        for file in sorted(Path(place).glob(f"*/{module}.py")):
             found[file.parent.name.replace("_", "-")] = f"lumizoo.{file.parent.name}"
-    for entry in importlib.metadata.entry_points(group=GROUP):
+    for entry in importlib.metadata.entry_points(group=GROUPS[module]):
         found[entry.name.replace("_", "-")] = entry.value
     return found
 
 
-def slugs() -> list[str]:
-    """Names of all systems, sorted."""
-    return sorted(packages())
+def slugs(module: str = "system") -> list[str]:
+    """Names of all systems that are trained, or of those that are fitted to each picture (`fit`), sorted."""
+    return sorted(packages(module))
 
 
-def _package(slug: str) -> str:
-    name = slug.lower().replace("_", "-")
-    if name not in packages():
-        raise UserError(f"There is no system {slug!r}; there are {', '.join(slugs())}.{near(name, slugs())}")
-    return packages()[name]
+def _package(slug: str, module: str = "system") -> str:
+    name, known = slug.lower().replace("_", "-"), packages(module)
+    if name in known:
+        return known[name]
+    if name in packages("fit"):
+        raise UserError(f"{name} is not trained: it is fitted to each picture by jobs/restore_zero_shot.py.")
+    if name in packages():
+        raise UserError(f"{name} is trained, not fitted to a picture; fitted are {', '.join(slugs(module))}.")
+    raise UserError(f"There is no system {slug!r}; there are {', '.join(slugs(module))}.{near(name, slugs(module))}")
 
 
-def config_class(slug: str) -> type:
+def config_class(slug: str, module: str = "system") -> type:
     """The dataclass of a system's settings, without importing torch.
+
+    Args:
+        module: `fit` where a system is meant that is fitted to each picture.
 
     Raises:
         UserError: no such system.
     """
-    return _marked(importlib.import_module(f"{_package(slug)}.config"), "CONFIG")
+    return _marked(importlib.import_module(f"{_package(slug, module)}.config"), "CONFIG")
+
+
+def fit_function(slug: str) -> Fit:
+    """What fits a system to pictures.
+
+    Raises:
+        UserError: no such system.
+    """
+    return _marked(importlib.import_module(f"{_package(slug, 'fit')}.fit"), "FIT")
 
 
 def system_class(slug: str) -> type[System]:

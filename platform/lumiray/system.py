@@ -12,6 +12,7 @@ Neither side looks into the other.  What passes between them is in this file, an
     system.features(player, batch)       one micro-batch -> one feature row per sample, and
     system.contrast(player, rows, shared)    the whole global batch's rows -> named terms
     system.embed(batch)                  inference that evaluation reads
+    system.restore(pictures)             inference of a restoration system: pictures -> better pictures
 
 A loss over the whole cluster's batch (CLIP, GroupViT) is written as the pair `features` and `contrast`: the
 trainer gathers nothing itself, it caches features over the micro-batches, asks `contrast` for the gradient
@@ -240,6 +241,10 @@ class System(ABC):
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Normalised features of texts, fp32 `(n, D)`: what zero-shot classification compares pictures with."""
         raise TypeError(f"{self.slug} does not embed texts")
+
+    def restore(self, pictures: Tensor) -> Tensor:
+        """Restored pictures of the same size: RGB in [0, 1], `(B, 3, H, W)` of any H and W, without gradient."""
+        raise TypeError(f"{self.slug} restores no pictures")
 
 
 def stage_named(system: System, name: str | None) -> Stage:

@@ -29,11 +29,14 @@ from tests.settings import leaves, options
 
 from lumiray.command import Asked
 from lumiray.config import RunConfig
+from lumiray.evaluate.fit_options import FitOptions
 from lumiray.registry import config_class, slugs
 
 FROZEN = Path(__file__).with_name("options.txt")
 JOB, SLUG = "jobs/clip_pretrain.py", "clip"
+FIT_JOB = "jobs/restore_zero_shot.py"
 RENEW = "python tests/house/test_options.py --write"
+FITTED = [config_class(slug, "fit") for slug in slugs("fit")]
 NOT_READ = {"config", "dry_run"}  # read by the command line itself
 
 
@@ -46,6 +49,16 @@ def listed() -> list[str]:
     found: dict[str, Any] = {name: default for name, (_, default) in options(SLUG).items()}
     found |= {name: default for name, _, default in leaves(Asked)}
     return [f"{flag(name)} {shown(default)}" for name, default in found.items()]
+
+
+def listed_fits() -> list[str]:
+    """The same for the job that fits systems to pictures: its own options, then each system's after its name."""
+    kinds = {"SYSTEM": FitOptions} | {slug: config_class(slug, "fit") for slug in slugs("fit")}
+    return [
+        f"{slug} {flag(name)} {'required' if default is dataclasses.MISSING else shown(default)}"
+        for slug, kind in kinds.items()
+        for name, _, default in leaves(kind)
+    ]
 
 
 def shown(default: Any) -> str:
@@ -64,7 +77,8 @@ def classes(kind: type) -> Iterator[type]:
 
 def test_options_and_defaults_are_those_that_were_promised() -> None:
     frozen = [line for line in FROZEN.read_text().splitlines() if not line.startswith("#")]
-    changes = "\n".join(difflib.unified_diff(frozen, listed(), "options.txt", "the command line now", lineterm="", n=0))
+    now = [*listed(), *listed_fits()]
+    changes = "\n".join(difflib.unified_diff(frozen, now, "options.txt", "the command line now", lineterm="", n=0))
     assert not changes, (
         f"{JOB} has other options than tests/house/options.txt:\n{changes}\n"
         f"Command lines and configurations of users break if one goes or its default moves. If that is meant: {RENEW}"
@@ -78,7 +92,7 @@ def test_the_help_shows_exactly_these_options_and_every_one_can_be_given() -> No
     assert "{fixed}" not in text  # so tyro shows what it cannot read
 
 
-@pytest.mark.parametrize("kind", [RunConfig, Asked, config_class(SLUG)])
+@pytest.mark.parametrize("kind", [RunConfig, Asked, config_class(SLUG), FitOptions, *FITTED])
 def test_every_option_is_explained_by_the_text_below_its_field(kind: type) -> None:
     for one in classes(kind):
         (definition,) = ast.parse(inspect.getsource(one)).body
@@ -124,5 +138,6 @@ if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit(f"usage: {RENEW}")
     head = f"# Options of {JOB} and their defaults.  Renewed by: {RENEW}"
-    FROZEN.write_text("\n".join((head, *listed(), "")))
-    print(f"{len(listed())} options written to {FROZEN.relative_to(ROOT)}")
+    second = f"# Options of {FIT_JOB} SYSTEM, and of each system"
+    FROZEN.write_text("\n".join((head, *listed(), second, *listed_fits(), "")))
+    print(f"{len(listed()) + len(listed_fits())} options written to {FROZEN.relative_to(ROOT)}")

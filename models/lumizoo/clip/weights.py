@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lumiray.errors import UserError, near
+from lumizoo.blocks.published import load_strictly, read_state
 
 SCALARS = ("logit_scale", "logit_bias")  # shape [] in open_clip's files, [1] in our engines
 
@@ -17,33 +17,6 @@ def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors under open_clip's names and shapes: no `clip.` prefix, scalars of shape []."""
     plain = {name.removeprefix("clip."): value for name, value in state.items()}
     return {name: value.reshape(()) if name in SCALARS else value for name, value in plain.items()}
-
-
-def read_state(path: str) -> dict[str, Tensor]:
-    """Tensors of a weights file: safetensors, or a torch file that holds nothing but tensors and plain data.
-
-    Raises:
-        UserError: the file is missing, truncated, or holds more than tensors.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"--weights {path}: no such file.")
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"--weights {path}: not a file of tensors ({str(error).splitlines()[0][:200]}). TorchScript archives "
-            "and pickles with code are refused; save the state dict as safetensors instead."
-        ) from None
-    state = found.get("state_dict", found) if isinstance(found, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"--weights {path}: holds no state dict of tensors.")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
 
 
 def load_weights(model: nn.Module, name: str, weights: str) -> None:
@@ -117,14 +90,4 @@ def _fit(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     state = {name: value for name, value in state.items() if not name.endswith("position_ids") or name in own}
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if state[name].shape != own[name].shape
-    ]
-    if missing or unexpected or shapes:
-        parts = [("missing", missing), ("unexpected", unexpected), ("other shapes", sorted(shapes))]
-        told = "; ".join(f"{len(v)} {k}: {', '.join(v[:5])}{' ...' if len(v) > 5 else ''}" for k, v in parts if v)
-        raise UserError(f"--weights {source} does not fit the model: {told}.")
-    model.load_state_dict(state)
+    load_strictly(model, state, source)
