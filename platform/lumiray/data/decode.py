@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -95,14 +97,28 @@ def _fast_jpeg(data: bytes) -> np.ndarray | None:
 
 
 def _with_pil(data: bytes, max_pixels: int) -> np.ndarray:
+    with opened(data, max_pixels) as picture:
+        return np.array(_rgb(picture))
+
+
+@contextmanager
+def opened(data: bytes, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = _FORMATS) -> Iterator[Any]:
+    """A picture opened by PIL, its size checked and nothing decoded yet; what goes wrong inside is said as here.
+
+    Args:
+        formats: names of PIL's plain decoders.
+
+    Raises:
+        BadRow: not a picture, broken, cut off, or larger than `max_pixels`.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            with Image.open(io.BytesIO(data), formats=formats) as picture:
                 _check_size(picture.height, picture.width, max_pixels)
-                return np.array(_rgb(picture))
+                yield picture
     except BadRow:
         raise
     except Image.DecompressionBombError:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lumiray.data.decode import MAX_PIXELS
+from lumiray.data.decode import MAX_PIXELS, opened
 from lumiray.system import BadRow
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".avif", ".bmp", ".ppm", ".pgm", ".jp2")
@@ -48,31 +47,13 @@ def read_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
         BadRow: not a picture, broken, cut off, several pictures in one file, floating numbers, or more pixels than
             `max_pixels`.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                if image.width * image.height > max_pixels:
-                    raise BadRow(
-                        f"the picture has {image.width} x {image.height} pixels, more than {max_pixels} are not read"
-                    )
-                frames = getattr(image, "n_frames", 1)
-                if frames > 1:
-                    raise BadRow(f"there are {frames} pictures in the file, and one is read")
-                pixels = _deep(data) if image.format in _DEEP else None
-                pixels = _shallow(image) if pixels is None else pixels
-                return _divided(pixels, image.info.get("icc_profile"))
-    except BadRow:
-        raise
-    except Image.DecompressionBombError:
-        raise BadRow(f"the picture has more than the {max_pixels} pixels that are read") from None
-    except UnidentifiedImageError:
-        raise BadRow(f"not a picture ({len(data)} bytes)") from None
-    # decoders of broken files raise nearly anything: OSError, SyntaxError, struct.error, IndexError, ...
-    except Exception as error:
-        raise BadRow(f"the picture cannot be decoded: {str(error)[:200]}") from None
+    with opened(data, max_pixels, _FORMATS) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise BadRow(f"there are {frames} pictures in the file, and one is read")
+        pixels = _deep(data) if image.format in _DEEP else None
+        pixels = _shallow(image) if pixels is None else pixels
+        return _divided(pixels, image.info.get("icc_profile"))
 
 
 def _deep(data: bytes) -> np.ndarray | None:
