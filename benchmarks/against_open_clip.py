@@ -42,6 +42,7 @@ PEER = (
     "from open_clip_train.main import main; main(sys.argv[3:])"
 )
 
+BATCHES_AHEAD = 2  # of each of the peer's loader workers (PyTorch's prefetch_factor)
 WAITED = 0.1  # share of a step's time from which it counts as waiting for data
 STEADY_STEPS = 10  # that a rate between waiting steps is taken over, at least
 
@@ -67,8 +68,10 @@ def peer_rate(work: Work, workers: int, threads: int) -> float:
     """Samples per second of open_clip_train, from the batch times of its own log.
 
     Its loader's workers deliver a batch each at about the same time: warm-up and measure are whole such rounds.
+    Each has two batches ready before the first step, which the warm-up uses up.
     """
-    warm, steps = (-(-one // workers) * workers for one in (work.warm_steps, work.steps))
+    rounds = max(BATCHES_AHEAD + 1, -(-work.warm_steps // workers))
+    warm, steps = rounds * workers, -(-work.steps // workers) * workers
     logs = ROOT / ".cache" / "benchmarks" / "peer"
     shutil.rmtree(logs, ignore_errors=True)
     shards = sorted(PHOTOGRAPHS.glob("*.tar"))

@@ -29,7 +29,7 @@ DECODED_AHEAD = 2048  # rows that may wait decoded for a worker with few decoder
 
 
 def bare(model: str, batch: int, steps: int) -> float:
-    """Median seconds per step of plain PyTorch: forward, softmax contrast, backward, AdamW."""
+    """Median seconds per step of plain PyTorch: forward, softmax contrast, backward, fused AdamW."""
     import torch
 
     sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "models")]
@@ -40,7 +40,7 @@ def bare(model: str, batch: int, steps: int) -> float:
     network = system.build(system.stages()[0])["clip"].train()
     size = network.visual.image_size
     size = size if isinstance(size, int) else size[0]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6, fused=True)
     images = torch.randn(batch, 3, size, size)
     texts = torch.randint(1, 49000, (batch, network.context_length))
     labels = torch.arange(batch)
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--models", default="ViT-B-32,examples/emoji/model.json")
     parser.add_argument("--batches", default="8,256", help="one per model")
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=2, help="of the first model")
+    parser.add_argument("--rounds", type=int, default=3, help="of the first model")
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

@@ -135,7 +135,7 @@ def _device_of(batch: Batch) -> torch.device:
     return next(iter(batch.values())).device
 
 
-def make_optimizer(module: nn.Module, player: Player, device: torch.device, offload: bool) -> Any:
+def make_optimizer(module: nn.Module, player: Player, offload: bool) -> Any:
     """The torch optimizer that DeepSpeed wraps: two groups, with and without weight decay."""
     trained = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
     if not trained:
@@ -155,9 +155,8 @@ def make_optimizer(module: nn.Module, player: Player, device: torch.device, offl
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, adamw_mode=True)
-    return torch.optim.AdamW(
-        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=device.type == "cuda"
-    )
+    # one pass over memory, on a CPU as on a GPU: there seven times as fast, and without scratch of a parameter's size
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 
 def check_settings(settings: dict[str, Any], run: RunConfig) -> None:
@@ -197,7 +196,7 @@ def make_engine(system: System, player: Player, run: RunConfig, rows_per_rank: i
     try:
         engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=make_optimizer(module, player, device, offload),
+            optimizer=make_optimizer(module, player, offload),
             config=settings,
             dist_init_required=False,
         )

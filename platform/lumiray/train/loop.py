@@ -44,6 +44,7 @@ from lumiray.train.marks import Marks
 from lumiray.train.progress import Progress
 from lumiray.train.recipe import resolved_player
 from lumiray.train.schedule import learning_rate
+from lumiray.train.shared_cores import SharedCores
 from lumiray.train.step import MicroBatch, StepPlace, Sums, accumulate, reduce_sums
 
 GO, STOP, FAILED = 0, 1, 2  # what a rank wants before a step; the gravest of all counts
@@ -149,6 +150,7 @@ class Loop:
         self._logged_at = time.perf_counter()
         self._logged_step = self._saved_step = self._evaluated_step = 0
         self._save_due = False
+        self.cores = SharedCores(torch.get_num_threads() if place.device.type == "cpu" else 1)
 
     def train(self, stop_requested: Callable[[], bool]) -> bool:
         """Run to the end of the run, or until told to stop.
@@ -165,6 +167,7 @@ class Loop:
             self.marks.reach("first_batch")
             self._row = self.one_step(step, delivery) or self._row
             self.started()
+            self.cores.after_step(self.feed.wait_s)
             self.counters.step = step = step + 1
             last = step == self.place.total_steps
             if step % self.run.log.every == 0 or last:
@@ -217,6 +220,7 @@ class Loop:
         """Log once how long the start took, and where the time went."""
         if "first_step_s" not in self.marks.passed:
             self.marks.reach("first_step")
+            self.cores.restart(self.feed.wait_s)  # its rows were waited for in any case
             if self.progress:
                 self.progress.started(self.marks.passed)
 
@@ -333,6 +337,7 @@ class Loop:
         self._evaluated_step = step
         self._logged_at += time.perf_counter() - begin  # training speed excludes evaluation
         self._waited_s += self.feed.wait_s - waited
+        self.cores.restart(self.feed.wait_s)
         if self.progress:
             self.progress.evaluation(step, self.metrics)
         return True

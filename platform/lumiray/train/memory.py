@@ -42,7 +42,7 @@ class Cut:
         precision: fp32 | bf16 | fp16.
         moments: tensors that the optimizer keeps per parameter: 2 for AdamW, 0 for plain SGD.
         accumulates: whether a worker runs several micro-batches in a step.
-        on_gpu: the optimizer's step is fused there, and buckets take their whole size.
+        on_gpu: buckets take their whole size there.
     """
 
     zero: Mapping[str, Any]
@@ -114,7 +114,7 @@ def state_memory(sizes: Sequence[Size], cut: Cut) -> State:
         small = sum(one.elements for one in sizes if one.elements <= most)
         whole = 0 if cut.offloaded("param") != "none" else small * working
         held = State(weights // workers + whole, gradients // workers, optimizer // workers)
-    peak = max(_in_backward(weights, gradients, trained, cut), _in_step(held.gradients, sizes, cut))
+    peak = max(_in_backward(weights, gradients, trained, cut), _in_step(held.gradients, trained, cut))
     return _offloaded(held, trained, peak, cut)
 
 
@@ -135,21 +135,17 @@ def _in_backward(weights: int, gradients: int, trained: int, cut: Cut) -> int:
     return share + reducing + live + ahead
 
 
-def _in_step(gradients: int, sizes: Sequence[Size], cut: Cut) -> int:
+def _in_step(gradients: int, trained: int, cut: Cut) -> int:
     """Bytes of gradients, and of what the optimizer makes of them, during its step."""
-    trained = sum(one.elements for one in sizes if one.trained)
-    largest = max((one.elements for one in sizes if one.trained), default=0)
     if cut.offloaded("optimizer") != "none":
         return gradients
+    in_fp32 = 0 if WORKING_BYTES[cut.precision] == FP32 else trained * FP32
     if cut.stage == 0:
-        in_fp32 = 0 if WORKING_BYTES[cut.precision] == FP32 else trained * FP32
-        scratch = 0 if cut.on_gpu else FP32 * cut.moments * largest  # one parameter after the other
-        return gradients + in_fp32 + scratch
-    in_fp32 = trained * FP32 // cut.workers
-    scratch = 0 if cut.on_gpu else cut.moments * in_fp32  # one flat tensor is stepped
+        return gradients + in_fp32
     if cut.stage == 3:
-        return gradients + in_fp32 + scratch
-    return in_fp32 + max(gradients, scratch)  # working gradients are dropped as soon as there are fp32 ones
+        return gradients + trained * FP32 // cut.workers
+    flat = gradients  # a copy, which is there until that in fp32 is made
+    return gradients + flat + in_fp32 // cut.workers
 
 
 def _offloaded(held: State, trained: int, peak: int, cut: Cut) -> State:
