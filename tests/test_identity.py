@@ -10,15 +10,24 @@ from typing import Any
 import pytest
 
 from lumiray.config import JobConfig, RunConfig
+from lumiray.data.plan import Plan, PlanSettings, Source
 from lumiray.errors import UserError
-from lumiray.identity import compare, identity
+from lumiray.identity import compare, data_identity, identity
 from lumiray.train.launch import refuse_other_run, stored_run
 from lumiray.train.manifest import Manifest, encode
 from lumiray.train.sizes import Sizes
 from tests.settings import all_changed, changed, default_job, options
 
 SIZES = Sizes(64, 16, 2)
-DERIVED = {"shards", "steps", "epochs", "global_batch_size", "micro_batch_size"}  # in it as what they amount to
+DERIVED = {
+    "shards",
+    "mix",
+    "steps",
+    "epochs",
+    "epochs_of",
+    "global_batch_size",
+    "micro_batch_size",
+}  # in it as what they amount to
 CARRIED_OUT = {
     *("val_shards", "output", "workers", "zero", "resume", "accept_changes", "device", "retries"),
     *("data.decoders", "data.bad_rows", "data.bad_rows_limit", "data.index"),
@@ -30,7 +39,7 @@ CARRIED_OUT = {
 
 
 def of(job: JobConfig, digest: str = "d1", sizes: Sizes = SIZES, steps: int = 10) -> dict[str, Any]:
-    return identity(job, digest, sizes, steps)
+    return identity(job, {"data": digest}, sizes, steps)
 
 
 @pytest.mark.parametrize("name", list(options("clip")))
@@ -56,6 +65,18 @@ def test_data_sizes_and_length_are_part_of_it_and_the_number_of_workers_is_not()
     other = dataclasses.replace(job, slug="their-net")
     assert compare(of(job), of(other)) == ["system: the run has 'clip', now it is 'their-net'"]
     assert of(job)["version"]
+
+
+def test_of_several_sources_each_ones_rows_and_weight_are_part_of_it() -> None:
+    def data(weight: float, *digests: str) -> dict[str, Any]:
+        names = ("photos", "drawings")[: len(digests)]
+        sources = [Source(name, 10, weight if name == "drawings" else 3.0) for name in names]
+        return data_identity(Plan(sources, PlanSettings(2, 4), 8, 8, seed=0), digests)
+
+    assert data(1.0, "d1") == {"data": "d1"}
+    both = data(1.0, "d1", "d2")
+    assert compare(both, data(1.0, "d1", "d3")) == ["data.drawings: the run has 'd2', now it is 'd3'"]
+    assert compare(both, data(2.0, "d1", "d2")) == ["data.drawings.weight: the run has 1.0, now it is 2.0"]
 
 
 @pytest.mark.parametrize("job", [default_job(), all_changed()])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lumiray.errors import UserError, check_number
+from lumiray.sources import counting_source, training_sources
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ class RunConfig:
 
     shards: str | None = None
     """Training shards (needed): a folder, a brace or glob pattern, the same at s3://, or several joined by `::`."""
+    mix: tuple[str, ...] = ()
+    """In place of --shards, several sources by weight: NAME=WEIGHT:SHARDS, such as photos=3:s3://bucket/photos."""
     val_shards: str | None = None
     """Shards to evaluate on, in the same forms; without them nothing is evaluated."""
     output: str | None = None
@@ -131,6 +134,8 @@ class RunConfig:
     """Length of the run in optimizer steps; this or --epochs is needed."""
     epochs: float | None = None
     """Length of the run in passes over the training shards; this or --steps is needed."""
+    epochs_of: str | None = None
+    """With --mix: the source whose passes --epochs counts."""
     zero: Literal[0, 1, 2, 3] | None = None
     """ZeRO stage: 1 divides optimizer state among workers, 2 gradients too, 3 parameters too; 0 if not given."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -172,12 +177,15 @@ def check_run(run: RunConfig) -> None:
     Raises:
         UserError: names the option, its value, and what is allowed.
     """
-    if not run.shards:
-        raise UserError("--shards is missing: say where the training shards are (folder, pattern or s3://).")
+    sources = training_sources(run.shards, run.mix)
     if not run.output:
         raise UserError("--output is missing: say where the run's results go (folder or s3://).")
     if (run.steps is None) == (run.epochs is None):
         raise UserError("Give --steps or --epochs, one of the two: they both say how long the run is.")
+    if run.epochs is not None:
+        counting_source(sources, run.epochs_of)
+    elif run.epochs_of:
+        raise UserError("--epochs-of needs --epochs: --steps counts no passes.")
     _check_numbers(run)
     _check_pairs(run)
 

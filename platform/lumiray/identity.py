@@ -3,35 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lumiray import __version__
 from lumiray.config import JobConfig
+from lumiray.data.plan import Plan
 from lumiray.train.sizes import Sizes
 
 # how a run is carried out, not what it computes
 OUTSIDE = {
     *("output", "workers", "resume", "device", "retries", "accept_changes", "epochs", "steps", "val_shards"),
-    *("shards", "global_batch_size", "micro_batch_size", "checkpoint", "evaluate", "log", "zero"),
+    *("shards", "mix", "epochs_of", "global_batch_size", "micro_batch_size", "checkpoint", "evaluate", "log", "zero"),
     *("data.decoders", "data.index", "data.bad_rows", "data.bad_rows_limit"),
     *("engine.offload_optimizer", "engine.offload_parameters", "engine.nvme_path", "engine.deepspeed"),
     *("engine.compile",),
 }
 
 
-def identity(job: JobConfig, data_digest: str, sizes: Sizes, total_steps: int) -> dict[str, Any]:
-    """Plain values by dotted name: version, data, sizes, and every setting that changes the result."""
+def identity(job: JobConfig, data: Mapping[str, Any], sizes: Sizes, total_steps: int) -> dict[str, Any]:
+    """Plain values by dotted name: version, data, sizes, and every setting that changes the result.
+
+    Args:
+        data: what the training rows are (`data_identity`).
+    """
     found = {
         "version": __version__,
         "system": job.slug,
-        "data": data_digest,
+        **data,
         "global_batch_size": sizes.global_batch_size,
         "micro_batch_size": sizes.micro_batch_size,
         "total_steps": total_steps,
     }
     for part, value in (("", job.run), ("", job.system)):
         found |= {name: one for name, one in _flat(part, value).items() if name not in OUTSIDE}
+    return found
+
+
+def data_identity(plan: Plan, digests: Sequence[str]) -> dict[str, Any]:
+    """The digest of the training rows; of several sources each one's, with its weight.
+
+    Args:
+        digests: one per source of the plan (`ShardSet.digest`).
+    """
+    if len(digests) == 1:
+        return {"data": digests[0]}
+    found: dict[str, Any] = {}
+    for source, digest in zip(plan.sources, digests, strict=True):
+        found |= {f"data.{source.name}": digest, f"data.{source.name}.weight": source.weight}
     return found
 
 

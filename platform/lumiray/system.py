@@ -152,7 +152,7 @@ class Row:
     Args:
         key: the WebDataset key; untrusted, may repeat between shards.
         parts: what follows the key's first dot (`jpg`, `txt`, `lq.png`) -> bytes as stored.
-        identity: planned identity of the row within its source (0-based ordinal over all shards).
+        identity: a number that no other row of the run has; with one source its 0-based ordinal over all shards.
     """
 
     key: str

@@ -80,7 +80,7 @@ def test_an_epoch_of_steps_holds_every_row_and_the_last_batch_goes_on_into_the_n
 
 def test_three_epochs_hold_every_row_three_times() -> None:
     plan = plan_of(rows=50, batch=12, micro=3)
-    seen = np.concatenate([plan.batch(step).row for step in range(plan.steps_for(3))])
+    seen = np.concatenate([plan.batch(step).row for step in range(plan.steps_for(3, "main"))])
     assert set(Counter(seen[:150].tolist()).values()) == {3}
 
 
@@ -160,17 +160,38 @@ def test_adding_a_source_leaves_the_order_of_the_others() -> None:
     assert np.array_equal(rows[:40], first)
 
 
-def test_length_of_a_run() -> None:
-    assert plan_of(rows=100, batch=10, micro=5).steps_for(1) == 10
-    assert plan_of(rows=101, batch=10, micro=5).steps_for(1) == 11
-    assert plan_of(rows=100, batch=10, micro=5).steps_for(0.3) == 3
-    assert plan_of(rows=100, batch=10, micro=5).steps_for(2.5) == 25
+def steps_of(epochs: float, rows: int, batch: int) -> int:
+    return Plan([Source("a", rows)], PlanSettings(), batch, batch, seed=0).steps_for(epochs, "a")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rows", "batch", "steps"),
+    [
+        (1.0, 100, 10, 10),
+        (0.3, 100, 10, 3),
+        (2.5, 100, 10, 25),
+        (1.0, 101, 10, 11),  # the last batch is filled up from the next epoch
+        (0.5, 100, 10, 5),
+        (3.0, 7, 100, 1),
+        (0.001, 10, 100, 1),
+        (1.1, 10, 11, 1),  # 1.1 * 10 is a little more than 11 in floating point
+        (32.0, 400_000_000, 32_768, 390_625),
+    ],
+)
+def test_epochs_are_whole_steps_as_written(epochs: float, rows: int, batch: int, steps: int) -> None:
+    assert steps_of(epochs, rows, batch) == steps
+
+
+@given(epochs=st.integers(1, 50), rows=st.integers(1, 10**9), batch=st.integers(1, 10**5))
+@settings(deadline=None, derandomize=True, database=None)
+def test_every_row_of_all_epochs_is_in_a_step_and_no_step_is_without_one(epochs: int, rows: int, batch: int) -> None:
+    steps = steps_of(float(epochs), rows, batch)
+    assert (steps - 1) * batch < epochs * rows <= steps * batch
+
+
+def test_the_length_of_a_run_over_a_mixture_is_that_of_the_source_that_counts() -> None:
     mixed = Plan([Source("a", 100, 3), Source("b", 10, 1)], PlanSettings(), 20, 10, seed=0)
     assert mixed.steps_for(1, "a") == 7 and mixed.steps_for(1, "b") == 2
-    with pytest.raises(UserError, match="the one that counts: a, b"):
-        mixed.steps_for(1)
-    with pytest.raises(UserError, match="no source 'c'"):
-        mixed.steps_for(1, "c")
 
 
 def test_ranks_that_do_not_divide_are_lowered() -> None:

@@ -30,6 +30,7 @@ from lumiray.data.plan import Plan, PlanSettings, Source
 from lumiray.data.stream import (
     EVALUATE,
     TRAIN,
+    Decoder,
     Decoders,
     StreamSpec,
     evaluation_items,
@@ -37,6 +38,7 @@ from lumiray.data.stream import (
     num_evaluation_batches,
     rank_rows,
 )
+from lumiray.system import Row
 from lumiray.train.worker import user_error_behind
 
 THIRD_PARTY = str(Path(__file__).with_name("third_party"))
@@ -209,6 +211,57 @@ def test_each_epoch_is_the_shards_contents_and_the_last_batch_goes_on_into_the_n
     assert ROWS % BATCH  # the third batch holds the end of the first epoch and the beginning of the second
     rows = np.concatenate([step.arrays["row"] for step in steps])
     assert np.array_equal(rows, np.concatenate([step.numbers for step in steps]))
+
+
+def test_a_mixture_gives_each_micro_batch_its_quotas_and_each_source_its_own_exact_epochs(
+    spec: StreamSpec, tmp_path: Path
+) -> None:
+    drawings = write_shards(tmp_path / "drawings", (40, 61), frozenset({7}), first=20_000)
+    sources = (Source("photos", ROWS, 3.0), Source("drawings", 101, 1.0))
+    mixed = replace(
+        spec,
+        plan=Plan(sources, PlanSettings(4, 64), BATCH, MICRO_BATCH, seed=3),
+        sources=(*spec.sources, drawings),
+        validation=None,
+        total_steps=4,
+    )
+    whole = receive(mixed, 3)
+    resumed = receive(mixed, 2, first_step=2)
+    assert all(one.same_as(other) for one, other in zip(resumed, whole[2:], strict=True))
+
+    source = np.concatenate([step.arrays["source"] for step in whole])
+    assert (source.reshape(-1, MICRO_BATCH).sum(axis=1) == MICRO_BATCH // 4).all()
+    numbers = np.concatenate([step.numbers for step in whole])
+    assert ((numbers >= 20_000) == (source == 1)).all()  # substitutes come from the same source, too
+    drawn_rows = numbers[source == 1] - 20_000
+    bad = [row for step in whole for row in step.bad if row["shard"].startswith("drawings: ")]
+    assert {(row["shard"], row["row"]) for row in bad} == {("drawings: 00000.tar", 7)}
+    first_epoch = np.flatnonzero(source == 1)[:101]  # 192 of its rows are delivered: one epoch and most of a second
+    replaced = [place for place in first_epoch if place in {row["position"] for row in bad}]
+    kept = sorted(drawn_rows[:101][~np.isin(first_epoch, replaced)].tolist())
+    assert kept == sorted(set(range(101)) - {7})
+    assert sum(row["shard"].startswith("photos: ") for row in (row for step in whole for row in step.bad)) > 0
+
+
+def test_rows_of_two_sources_never_pass_for_the_same_row(spec: StreamSpec, tmp_path: Path) -> None:
+    other = write_shards(tmp_path / "other", (30,), frozenset(), first=20_000)
+    sources = (Source("photos", ROWS), Source("other", 30))
+    plan = Plan(sources, PlanSettings(4, 64), BATCH, MICRO_BATCH, seed=3)
+    decoder = Decoder.__new__(Decoder)  # without giving way: this process is the test's
+    decoder.spec = replace(spec, plan=plan, sources=(*spec.sources, other))
+    seen: list[int] = []
+
+    class Watched:
+        def prepare(self, stage: Any, row: Row, draw: Any) -> dict[str, Any]:
+            seen.append(row.identity)
+            return {}
+
+    decoder.system, decoder.stage = Watched(), None  # type: ignore[assignment]
+    for number, shards in enumerate(decoder.spec.sources):
+        for row in shards.read(np.arange(30)):
+            if isinstance(row, Row):
+                decoder.prepared(row, number, 0, row.identity, 0)
+    assert len(set(seen)) == len(seen) > 50
 
 
 def test_a_row_is_augmented_anew_in_every_epoch(received_on: Callable[[int], list[Received]]) -> None:

@@ -97,6 +97,30 @@ def test_bad_rows_are_replaced_and_named_and_the_run_goes_on(tmp_path: Path, ray
     assert all(row["loss"] is not None for row in job.rows().values())
 
 
+def test_a_mixture_trains_and_goes_on_only_as_the_mixture_it_was(
+    tmp_path: Path, ray_address: str, shards: Path
+) -> None:
+    first, second = (
+        f"{name}={weight}:{shards}/{file}.tar" for name, weight, file in (("a", 3, "00000"), ("b", 1, "00001"))
+    )
+    length = ("--epochs", "1", "--epochs-of", "a")
+    job = start_job(
+        "clip_pretrain.py", str(tmp_path), *TRAINING, "--mix", first, second, *length, ray_address=ray_address
+    )
+    code, text = job.finish()
+    assert code == 0, text
+    assert f"a: {ROWS} rows in 1 shard(s), 75.0% of every batch; {ROWS * 4 // 3 // BATCH} steps = 1 epochs" in text
+    assert "b: " in text and "replaced: b: 00001.tar row " in text
+    assert len(job.rows()) == ROWS * 4 // 3 // BATCH
+    other = second.replace("=1:", "=2:")
+    again = start_job(
+        "clip_pretrain.py", str(tmp_path), *TRAINING, "--mix", first, other, *length, ray_address=ray_address
+    )
+    code, text = again.finish()
+    assert code == 2
+    assert "data.b.weight: the run has 1.0, now it is 2.0" in last_message(text)
+
+
 def test_more_bad_rows_than_allowed_end_the_run_with_what_it_has_done(
     tmp_path: Path, ray_address: str, shards: Path
 ) -> None:

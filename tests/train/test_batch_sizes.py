@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,11 +9,10 @@ from hypothesis import strategies as st
 from lumiray.config import RunConfig
 from lumiray.errors import UserError
 from lumiray.system import Record, Stage
-from lumiray.train.sizes import Sizes, resolve_sizes, total_steps
+from lumiray.train.sizes import Sizes, resolve_sizes
 
 OPEN = Stage("a", Record.PAIR, ())
 PUBLISHED = Stage("a", Record.PAIR, (), global_batch_size=48, micro_batch_size=8)
-quickly = settings(deadline=None, derandomize=True, database=None)
 
 
 @pytest.mark.parametrize("workers", range(1, 50))
@@ -27,7 +23,7 @@ def test_any_number_of_workers_gets_the_same_micro_batches_and_no_more_workers_t
 
 
 @given(batch=st.integers(1, 300), before=st.integers(1, 20), after=st.integers(1, 20))
-@quickly
+@settings(deadline=None, derandomize=True, database=None)
 def test_a_run_goes_on_with_its_micro_batches_on_another_number_of_workers(batch: int, before: int, after: int) -> None:
     begun = resolve_sizes(RunConfig(global_batch_size=batch, workers=before), OPEN)
     resumed = resolve_sizes(RunConfig(global_batch_size=batch, workers=after), OPEN, vars(begun))
@@ -60,32 +56,3 @@ def test_sizes_that_do_not_fit_are_refused_with_the_next_ones_that_do() -> None:
         resolve_sizes(RunConfig(global_batch_size=5, micro_batch_size=8), OPEN)
     with pytest.raises(UserError, match="--global-batch-size is missing"):
         resolve_sizes(RunConfig(), OPEN)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "rows", "batch", "steps"),
-    [
-        (1.0, 100, 10, 10),
-        (1.0, 101, 10, 11),  # the last batch is filled up from the next epoch
-        (0.5, 100, 10, 5),
-        (3.0, 7, 100, 1),
-        (0.001, 10, 100, 1),
-        (1.1, 10, 11, 1),  # 1.1 * 10 is a little more than 11 in floating point
-        (32.0, 400_000_000, 32_768, 390_625),
-    ],
-)
-def test_epochs_are_whole_steps_as_written(epochs: float, rows: int, batch: int, steps: int) -> None:
-    assert total_steps(RunConfig(epochs=epochs), rows, batch) == steps
-
-
-@given(epochs=st.integers(1, 50), rows=st.integers(1, 10**9), batch=st.integers(1, 10**5))
-@quickly
-def test_every_row_of_all_epochs_is_in_a_step_and_no_step_is_without_one(epochs: int, rows: int, batch: int) -> None:
-    steps = total_steps(RunConfig(epochs=float(epochs)), rows, batch)
-    assert (steps - 1) * batch < epochs * rows <= steps * batch
-
-
-def test_steps_that_are_given_are_taken() -> None:
-    run = RunConfig(steps=7)
-    assert total_steps(run, 1000, 10) == 7
-    assert math.isclose(total_steps(dataclasses.replace(run, steps=None, epochs=2.0), 1000, 10), 200)

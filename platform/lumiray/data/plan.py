@@ -240,24 +240,19 @@ class Plan:
         """The largest number of ranks, at most `workers`, that divides K."""
         return max(w for w in range(1, min(workers, self.num_micro_batches) + 1) if self.num_micro_batches % w == 0)
 
-    def steps_for(self, epochs: float, source: str | None = None) -> int:
+    def steps_for(self, epochs: float, source: str) -> int:
         """Optimizer steps until a source has been passed `epochs` times; the last batch may run past it.
 
         Args:
             epochs: passes, above 0, may be a fraction.
-            source: the source that counts; may be left out where there is only one.
+            source: name of the source that counts.
 
         Raises:
-            UserError: no such source, or several and none is named.
+            ValueError: there is no such source.
         """
-        names = [each.name for each in self.sources]
-        if source is None and len(names) > 1:
-            raise UserError(f"--epochs with several sources needs the one that counts: {', '.join(names)}.")
-        if source is not None and source not in names:
-            raise UserError(f"There is no source {source!r} to count epochs of; there are {', '.join(names)}.")
-        number = 0 if source is None else names.index(source)
-        rows = math.ceil(Fraction(str(epochs)) * self.sources[number].rows)
-        return math.ceil(self.mixture.first_position(number, rows) / self.global_batch_size)
+        number = [each.name for each in self.sources].index(source)
+        rows = math.ceil(Fraction(str(epochs)) * self.sources[number].rows)  # 1.1 * 10 are 11, not a little more
+        return max(1, math.ceil(self.mixture.first_position(number, rows) / self.global_batch_size))
 
     @property
     def steps_per_epoch(self) -> int:

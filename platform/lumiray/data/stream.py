@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from lumiray.system import BadRow, Row, stage_named
 
 BLOCK_ROWS = 128  # of decoded rows in one block: 19 MB at 224 pixels, under the object store's sweet spot
 ATTEMPTS = 8  # substitutes tried for a bad row before the block gives up
-NAP_S = 0.02
+NAP_S = 0.1
 """Pause of a pipeline's loop while no decoder works.  Ray Data's loop waits for its tasks; an entry that it may not
 take, or blocks that nobody has taken yet, let it turn without a pause, and it turns on the training's cores."""
 TRAIN, EVALUATE = "train", "evaluate"
@@ -153,7 +153,7 @@ class Decoder:
                     prepared.append(self.prepared(row, source, epoch, ordinal, attempt))
                     break
                 except BadRow as error:
-                    where = self.address(self.spec.sources[source], ordinal, row) | {"reason": str(error)}
+                    where = self.address(source, ordinal, row) | {"reason": str(error)}
                     if self.spec.fail_on_bad_row or attempt == ATTEMPTS:
                         raise RunFailure(
                             f"{where['shard']}, row {where['row']} (key {where['key']!r}): {error}. Mend the "
@@ -172,6 +172,9 @@ class Decoder:
         shard, within = (int(part[0]) for part in shards.locate(np.array([ordinal])))
         name = self.spec.plan.sources[source].name
         draw = row_generator(self.spec.seed, epoch, name, shards.name_of(shard), within, attempt)
+        number_of_sources = len(self.spec.sources)
+        if number_of_sources > 1:  # rows of two sources with one ordinal are not the same row
+            row = replace(row, identity=ordinal * number_of_sources + source)
         values = self.system.prepare(self.stage, row, draw)
         return values | {"row": np.int64(ordinal), "source": np.int32(source)}
 
@@ -181,11 +184,12 @@ class Decoder:
         draw = row_generator(self.spec.seed, epoch, name, "substitute", position, attempt)
         return int(draw.integers(0, self.spec.sources[source].num_rows))
 
-    @staticmethod
-    def address(shards: ShardSet, ordinal: int, row: Row | BadRow) -> dict[str, Any]:
-        """Where a row lies, for people: shard, row within it, key if it could be read."""
-        shard, within = (int(part[0]) for part in shards.locate(np.array([ordinal])))
-        return {"shard": shards.name_of(shard), "row": within, "key": getattr(row, "key", "?")}
+    def address(self, source: int, ordinal: int, row: Row | BadRow) -> dict[str, Any]:
+        """Where a training row lies, for people: shard, row within it, key if it could be read."""
+        where = address(self.spec.sources[source], ordinal, row)
+        if len(self.spec.sources) > 1:
+            where["shard"] = f"{self.spec.plan.sources[source].name}: {where['shard']}"
+        return where
 
     def evaluation(self, entry: Entry) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
         """Rows of the evaluation set; padding and unusable rows are masked by `valid`, never replaced."""
@@ -201,7 +205,7 @@ class Decoder:
                 prepared.append(self.system.prepare(self.stage, row, None) | {"row": np.int64(ordinal)})
             except BadRow as error:
                 prepared.append(None)
-                bad.append(self.address(shards, int(ordinal), row) | {"reason": str(error)})
+                bad.append(address(shards, int(ordinal), row) | {"reason": str(error)})
         valid = np.zeros(len(numbers), dtype=bool)
         valid[: len(prepared)] = [one is not None for one in prepared]
         filler = next((one for one in prepared if one is not None), None) or self.any_row(shards)
@@ -218,6 +222,12 @@ class Decoder:
                 except BadRow:
                     continue
         raise RunFailure(f"{shards.url_of(0)}: none of the first rows can be used for evaluation.")
+
+
+def address(shards: ShardSet, ordinal: int, row: Row | BadRow) -> dict[str, Any]:
+    """Where a row lies: shard, row within it, key if it could be read."""
+    shard, within = (int(part[0]) for part in shards.locate(np.array([ordinal])))
+    return {"shard": shards.name_of(shard), "row": within, "key": getattr(row, "key", "?")}
 
 
 def _give_way() -> None:

@@ -120,7 +120,8 @@ def on_gpus(job: Job, flops: float) -> Iterator[str]:
         if needed > gib:
             yield f"note: {needed:.0f} GiB do not fit an {name} of {gib} GB: {LESS_MEMORY}"
     reads = max(rates.values()) * job.reading.requests_per_row
-    if is_s3(str(job.run.shards)) and reads > S3_READS_PER_S:
+    on_s3 = any(is_s3(source.folders[0]) for source in job.stream.sources)
+    if on_s3 and reads > S3_READS_PER_S:
         yield (
             f"note: S3 gives {S3_READS_PER_S:,} range reads per second to one prefix: lower --data.group-rows (longer "
             "reads, less shuffling), or spread the shards over several prefixes"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,16 +21,17 @@ from lumiray.data.plan import Plan, PlanSettings, Source
 from lumiray.data.stream import StreamSpec
 from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
 from lumiray.evaluate.classes import Classes, read_classes
-from lumiray.identity import compare, identity
+from lumiray.identity import compare, data_identity, identity
 from lumiray.registry import system as make_system
 from lumiray.settings_file import to_yaml
+from lumiray.sources import counting_source, training_sources
 from lumiray.storage import NoBucket, NotThere, absolute, join, open_url, read_bytes, write_atomically
 from lumiray.system import Stage, stage_named
 from lumiray.train.engine_settings import own_settings
 from lumiray.train.failure import STAYS, explained, user_error_behind
 from lumiray.train.marks import Marks
 from lumiray.train.recipe import check_recipe, scaled_lr
-from lumiray.train.sizes import Sizes, resolve_sizes, total_steps
+from lumiray.train.sizes import Sizes, resolve_sizes
 
 CONFIG, IDENTITY = "config.yaml", "run.json"
 
@@ -65,7 +66,8 @@ def train(job: JobConfig) -> dict[str, Any]:
 
     shares = share_out(job.run, sizes.workers, ray.cluster_resources())
     stream = make_stream(checked, open_shards)
-    own_identity = identity(job, stream.sources[0].digest, sizes, stream.total_steps)
+    data = data_identity(stream.plan, [shards.digest for shards in stream.sources])
+    own_identity = identity(job, data, sizes, stream.total_steps)
     if stored is not None:
         refuse_other_run(job, stored, own_identity)
     write_atomically(join(output, CONFIG), to_yaml(job).encode())
@@ -113,7 +115,8 @@ def check_job(job: JobConfig) -> Checked:
     """
     check_run(job.run)
     job = independent_of_here(job)
-    for patterns in filter(None, (job.run.shards, job.run.val_shards)):
+    training = [source.patterns for source in training_sources(job.run.shards, job.run.mix)]
+    for patterns in filter(None, (*training, job.run.val_shards)):
         expand(patterns)  # a missing shard stops the job by name
     classes = read_classes(job.run.evaluate.class_names, job.run.evaluate.templates)
     stored = stored_run(job)
@@ -132,10 +135,11 @@ def independent_of_here(job: JobConfig) -> JobConfig:
     """
     run, engine, data = job.run, job.run.engine, job.run.data
     places: dict[str, Any] = {
-        name: "::".join(absolute(one) for one in split_patterns(value))
-        for name in ("shards", "val_shards")
-        if (value := getattr(run, name))
+        name: _whole_paths(value) for name in ("shards", "val_shards") if (value := getattr(run, name))
     }
+    if run.mix:
+        sources = training_sources(run.shards, run.mix)
+        places["mix"] = tuple(str(replace(one, patterns=_whole_paths(one.patterns))) for one in sources)
     if run.resume not in ("auto", "never"):
         places["resume"] = absolute(run.resume)
     if data.index:
@@ -146,6 +150,10 @@ def independent_of_here(job: JobConfig) -> JobConfig:
         engine = replace(engine, nvme_path=absolute(engine.nvme_path))
     system = make_system(job.slug, job.system).portable()
     return replace(job, run=replace(run, **places, engine=engine, output=absolute(str(run.output))), system=system)
+
+
+def _whole_paths(patterns: str) -> str:
+    return "::".join(absolute(one) for one in split_patterns(patterns))
 
 
 def _import_trainer() -> None:
@@ -247,31 +255,29 @@ def make_stream(checked: Checked, open_shards: Callable[[str, str | None], Shard
     """
     job, stage, sizes = checked.job, checked.stage, checked.sizes
     run = job.run
-    shards = open_shards(str(run.shards), run.data.index)
-    if shards.num_rows < 1:
-        raise UserError(f"--shards {run.shards}: the shards hold no rows.")
+    named = training_sources(run.shards, run.mix)
+    sources = tuple(open_shards(one.patterns, run.data.index) for one in named)
+    for one, shards in zip(named, sources, strict=True):
+        if shards.num_rows < 1:
+            raise UserError(f"The training shards {one.patterns} hold no rows.")
     validation = open_shards(run.val_shards, run.data.index) if run.val_shards else None
     settings = PlanSettings(run.data.slice_rows, run.data.group_rows)
     plan = Plan(
-        (Source("shards", shards.num_rows),),
+        [Source(one.name, shards.num_rows, one.weight) for one, shards in zip(named, sources, strict=True)],
         settings,
         sizes.global_batch_size,
         sizes.micro_batch_size,
         run.seed,
     )
-    steps = total_steps(run, shards.num_rows, sizes.global_batch_size)
+    steps = run.steps or plan.steps_for(run.epochs or 0.0, counting_source(named, run.epochs_of))
     check_recipe(run, stage, steps)
-    print(
-        f"{shards.num_rows} rows in {len(shards)} shard(s); {steps} steps = "
-        f"{steps * sizes.global_batch_size / shards.num_rows:.3g} epochs",
-        flush=True,
-    )
+    print("\n".join(passes(plan, sources, steps)), flush=True)
     return StreamSpec(
         slug=job.slug,
         system_config=job.system,
         stage=stage.name,
         plan=plan,
-        sources=(shards,),
+        sources=sources,
         seed=run.seed,
         total_steps=steps,
         validation=validation,
@@ -279,6 +285,19 @@ def make_stream(checked: Checked, open_shards: Callable[[str, str | None], Shard
         evaluate_every=run.evaluate.every,
         fail_on_bad_row=run.data.bad_rows == "fail",
     )
+
+
+def passes(plan: Plan, sources: Sequence[ShardSet], steps: int) -> Iterator[str]:
+    """How long a run is, and how often it passes each of its sources, a line each."""
+    delivered = plan.mixture.counts(steps * plan.global_batch_size)
+    for source, shards, rows in zip(plan.sources, sources, delivered, strict=True):
+        about = f"{source.rows} rows in {len(shards)} shard(s)"
+        epochs = f"{rows / source.rows:.3g} epochs"
+        if len(sources) == 1:
+            yield f"{about}; {steps} steps = {epochs}"
+        else:
+            share = source.weight / sum(one.weight for one in plan.sources)
+            yield f"{source.name}: {about}, {share:.1%} of every batch; {steps} steps = {epochs}"
 
 
 def _fit(spec: Any, resources: dict[str, float], workers: int, warm: threading.Thread) -> dict[str, Any]:

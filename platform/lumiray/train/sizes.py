@@ -1,11 +1,9 @@
-"""How a run's rows are cut: global batch, micro-batches, workers, steps.  Pure functions of options."""
+"""How a run's rows are cut: global batch, micro-batches, workers.  Pure functions of options."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from lumiray.config import RunConfig
@@ -60,11 +58,3 @@ def resolve_sizes(run: RunConfig, stage: Stage, stored: Mapping[str, Any] | None
 def _largest_divisor(number: int, most: int) -> int:
     """The largest divisor of `number` that is at most `most`."""
     return next(one for one in range(min(number, most), 0, -1) if number % one == 0)
-
-
-def total_steps(run: RunConfig, rows: int, global_batch_size: int) -> int:
-    """Optimizer steps of the run: as given, or the epochs' rows in whole batches (the last filled up)."""
-    if run.steps is not None:
-        return run.steps
-    epochs = Fraction(str(run.epochs or 0.0))  # as written: 1.1 * 10 rows are 11, not a little more
-    return max(1, math.ceil(epochs * rows / global_batch_size))
