@@ -5,15 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from lumiray import __version__
 from lumiray.errors import UserError
 
 
 def _shards_make(given: argparse.Namespace) -> None:
+    from lumiray.data.parallel import ray_map
     from lumiray.data.write import make_shards
+    from lumiray.train.cluster import start_ray
 
-    print(make_shards(given.source, given.output, rows_per_shard=given.rows_per_shard, skip_missing=given.skip_missing))
+    made = make_shards(
+        given.source,
+        given.output,
+        rows_per_shard=given.rows_per_shard,
+        skip_missing=given.skip_missing,
+        shard_map=partial(ray_map, start=start_ray),
+    )
+    print(made)
 
 
 def _shards_info(given: argparse.Namespace) -> None:
@@ -69,10 +79,10 @@ def parser() -> argparse.ArgumentParser:
     shards = verbs.add_parser("shards", help="make, describe and verify WebDataset shards")
     kinds = shards.add_subparsers(metavar="VERB", required=True)
     make = _verb(kinds, "make", _shards_make, "write a folder, CSV, parquet or JSON lines as shards")
-    make.add_argument("source", help="table with picture paths and captions, or a folder")
+    make.add_argument("source", help="table of picture paths and captions, folder of both, or lq/ and gt/ in pairs")
     make.add_argument("output", help="folder for the shards, local or s3://")
     make.add_argument("--rows-per-shard", type=int, default=10_000)
-    make.add_argument("--skip-missing", action="store_true", help="leave out rows whose picture is not there")
+    make.add_argument("--skip-missing", action="store_true", help="leave out rows without picture, partner or caption")
     for name, action, words in (
         ("info", _shards_info, "counts, sizes, extensions, captions"),
         ("verify", _shards_verify, "find truncated, corrupt and duplicate members"),

@@ -17,9 +17,9 @@ import webdataset
 from PIL import Image
 
 from lumiray import storage
-from lumiray.data import write
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import expand
+from lumiray.data.unfinished import MARKER
 from lumiray.data.write import make_shards, read_manifest, write_shards
 from lumiray.errors import UserError
 from lumiray.system import Row
@@ -152,6 +152,17 @@ def test_s3_to_s3(tmp_path: Path, s3: str, photos: Path) -> None:
     ]
 
 
+def test_a_folder_on_s3(tmp_path: Path, s3: str, photos: Path) -> None:
+    for name in os.listdir(photos):
+        (photos / name).with_suffix(".txt").write_text(f"text of {name}")
+    for path in photos.iterdir():
+        storage.put_file(str(path), f"{s3}/in/deeper/{path.name}")
+    there = make_shards(f"{s3}/in", f"{s3}/out", rows_per_shard=4)
+    assert there.shards == make_shards(str(photos), str(tmp_path / "out"), rows_per_shard=4).shards
+    with pytest.raises(UserError, match="no table or folder"):
+        make_shards(f"{s3}/nothing", f"{s3}/other")
+
+
 def test_shards_close_at_the_number_of_bytes(tmp_path: Path) -> None:
     rows = [(f"k{n}", {"bin": bytes(1000 + 600 * (n % 2))}) for n in range(10)]  # 1536 and 2560 bytes as stored
     manifest = write_shards(rows, str(tmp_path / "out"), max_bytes=5000)
@@ -175,6 +186,52 @@ def test_missing_pictures_and_captions_are_named_before_anything_is_written(tmp_
         assert not (tmp_path / "out").exists()
         manifest = make_shards(source, str(tmp_path / f"skipped{number}"), skip_missing=True)
         assert manifest.rows == 6 and manifest.skipped == 1 and "1 left out" in str(manifest)
+
+
+def test_a_picture_is_one_by_its_name_or_its_first_bytes(tmp_path: Path, photos: Path) -> None:
+    rows = rows_of(photos)
+    (photos / "p1.png").rename(photos / "p1")
+    (photos / "p2.JPEG").rename(photos / "p2.data")
+    rows[1]["filepath"], rows[2]["filepath"] = "pictures/p1", "pictures/p2.data"
+    make_shards(table(photos.parent, rows, "csv"), str(tmp_path / "out"))
+    assert [sorted(row.parts)[0] for row in contents(str(tmp_path / "out"))[:4]] == ["jpg", "png", "jpg", "txt"]
+    (photos / "p1").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"row 2: .*p1 is no picture"):
+        make_shards(table(photos.parent, rows, "csv"), str(tmp_path / "other"))
+    (photos / "p0.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"row 1: .*p0\.jpg is no picture"):
+        make_shards(table(photos.parent, rows, "csv"), str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    "path", ["pictures", "p\0.jpg", "p" * 5000 + ".jpg", "\ud800.jpg"], ids=["folder", "zero", "long", "surrogate"]
+)
+def test_what_cannot_be_a_picture_is_said_with_its_row(tmp_path: Path, photos: Path, path: str) -> None:
+    rows = [*rows_of(photos)[:2], {"filepath": path, "title": "odd"}]
+    source = table(photos.parent, rows, "jsonl")
+    with pytest.raises(UserError, match=r"photos\.jsonl, row 3: .* is (not there|no picture)"):
+        make_shards(source, str(tmp_path / "out"))
+    assert make_shards(source, str(tmp_path / "out"), skip_missing=True).skipped == 1
+
+
+def test_folders_below_come_after_their_folder_and_links_to_folders_are_not_followed(
+    tmp_path: Path, photos: Path
+) -> None:
+    for place in (photos, photos / "a" / "b", photos / ".hidden"):
+        place.mkdir(parents=True, exist_ok=True)
+        for number in (0, 1):
+            if place != photos:
+                (place / f"p{number}.jpg").write_bytes((photos / "p0.jpg").read_bytes())
+    for picture in photos.rglob("p?.*"):
+        picture.with_suffix(".txt").write_text(str(picture.relative_to(photos)))
+    (photos / "a" / "circle").symlink_to(photos)
+    make_shards(str(photos), str(tmp_path / "out"))
+    texts = [row.parts["txt"].decode() for row in contents(str(tmp_path / "out"))]
+    assert texts == [
+        *(f"p{n}.{kind}" for n, kind in enumerate(["jpg", "png", "JPEG", "webp", "png", "jpg", "gif"])),
+        "a/b/p0.jpg",
+        "a/b/p1.jpg",
+    ]
 
 
 def test_tables_that_cannot_be_used_are_refused(tmp_path: Path, photos: Path) -> None:
@@ -227,7 +284,7 @@ def test_a_failed_writer_leaves_nothing_and_a_killed_one_is_written_over(
     assert len([name for name in os.listdir(out) if name.endswith(".tar")]) == 3
     manifest = write_shards(rows(-1), str(out), rows_per_shard=6)
     assert len(manifest.shards) == 2 and expand(str(out)) == [f"{out}/00000.tar", f"{out}/00001.tar"]
-    assert write._UNFINISHED not in os.listdir(out)
+    assert MARKER not in os.listdir(out)
 
 
 @pytest.mark.parametrize("key", ["/abs", "../up", "a.b", "", "__meta__/x"])

@@ -1,16 +1,19 @@
-"""Opening shards with the cluster's help: shards without an index are scanned in parallel by Ray tasks."""
+"""Work on many shards with the cluster's help: scanning those without an index, writing new ones, by Ray tasks."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import expand
+from lumiray.errors import UserError
 
 _AT_ONCE = 1024  # tasks submitted ahead of their results
-_SCANNED_HERE = 512 << 20  # bytes of shards
+_DONE_HERE = 512 << 20  # bytes of shards
+_STOPPED_S = 60.0
 
 
 def open_shards(patterns: str, index_folder: str | None = None) -> ShardSet:
@@ -22,22 +25,60 @@ def open_shards(patterns: str, index_folder: str | None = None) -> ShardSet:
     return ShardSet.open(expand(patterns), index_folder, scan_map=ray_map)
 
 
-def ray_map(function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[Any]:
+def ray_map(
+    function: Callable[[Any], Any], arguments: Iterable[Any], start: Callable[[], None] | None = None
+) -> Iterator[Any]:
     """`map` over shards by Ray tasks: results in order, a bounded number of tasks ahead.
 
-    A few small shards are scanned here: that takes less time than starting a task.
+    A few small shards are worked on here: that takes less time than starting a task.
+
+    Args:
+        arguments: each with its bytes as `size`; taken as they are needed.
+        start: brings Ray up, called where there will be tasks; Ray must be up without it.
+
+    Raises:
+        UserError: as the function raises it, without the words that Ray adds.
     """
-    shards = list(arguments)
-    if sum(shard.size for shard in shards) < _SCANNED_HERE:
-        yield from map(function, shards)
+    shards = iter(arguments)
+    few, size = [], 0
+    for shard in shards:
+        few.append(shard)
+        size += shard.size
+        if size >= _DONE_HERE:
+            break
+    else:
+        yield from map(function, few)
         return
     import ray
 
+    if start is not None:
+        start()
     task = ray.remote(num_cpus=0.5, max_retries=3)(lambda shard: function(shard))
     waiting: deque[Any] = deque()
-    for shard in shards:
-        waiting.append(task.remote(shard))
-        if len(waiting) >= _AT_ONCE:
-            yield ray.get(waiting.popleft())
-    while waiting:
-        yield ray.get(waiting.popleft())
+    try:
+        for shard in chain(few, shards):
+            waiting.append(task.remote(shard))
+            if len(waiting) >= _AT_ONCE:
+                yield ray.get(waiting[0])
+                waiting.popleft()
+        while waiting:
+            yield ray.get(waiting[0])
+            waiting.popleft()
+    except Exception as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise
+    finally:
+        _stop(waiting)
+
+
+def _stop(tasks: Collection[Any]) -> None:
+    """End tasks whose results nobody waits for, so that none of them still writes when its caller tries again."""
+    if not tasks:
+        return
+    import ray
+
+    for one in tasks:
+        ray.cancel(one)
+    ray.wait(list(tasks), num_returns=len(tasks), timeout=_STOPPED_S)

@@ -1,7 +1,7 @@
-"""Lists of pictures with captions, as people have them: CSV, TSV, Parquet, JSON lines, or a folder.
+"""Tables of pictures with captions, as people have them: CSV, TSV, Parquet, JSON lines.
 
-A table's columns are found by their usual names; paths in it are relative to the table itself.  Rows are read as
-they are needed, never all at once.
+Columns are found by their usual names; paths are relative to the table itself.  Rows are read as they are needed,
+never all at once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lumiray import storage
-from lumiray.data.parts import PICTURES
 from lumiray.errors import UserError
-from lumiray.storage import without_secrets
+from lumiray.storage import Entry, without_secrets
 
 IMAGE_COLUMNS = ("filepath", "image", "path", "image_path", "file_name", "url")
 CAPTION_COLUMNS = ("title", "caption", "text")
@@ -25,32 +24,32 @@ _LONGEST_FIELD = 16 << 20
 
 @dataclass(frozen=True)
 class Listed:
-    """One row of a table.
+    """One row of a table or folder (`folder.folder_rows`).
 
     Args:
         where: for messages, such as `photos.csv, row 17`.
-        picture: address of the picture.
+        pictures: address of each picture by its role in the row, "" for the only one, `lq` and `gt` for a pair;
+            an empty address where there is none.
         caption: its caption; None if it has none.
         more: the other columns.
         json: a JSON file that lies beside the picture and is taken as it is.
+        entries: what a listing has said of the pictures already, by role.
     """
 
     where: str
-    picture: str
-    caption: str | None
+    pictures: Mapping[str, str]
+    caption: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     json: bytes | None = None
+    entries: Mapping[str, Entry] = field(default_factory=dict)
 
 
-def listed_rows(source: str) -> Iterator[Listed]:
-    """Rows of a table or folder, in its order (a folder: sorted by path).
+def table_rows(source: str) -> Iterator[Listed]:
+    """Rows of a table, in its order.
 
     Raises:
         UserError: it is not there, of no known kind, or has no column of pictures or captions.
     """
-    if not storage.is_s3(source) and os.path.isdir(storage.local_path(source)):
-        yield from _folder(storage.local_path(source))
-        return
     kind = storage.base_name(source).lower().rpartition(".")[2]
     readers = {
         "csv": _separated,
@@ -88,7 +87,7 @@ def _row(values: Mapping[str, Any], columns: tuple[str, str], folder: str, where
     if address and "://" not in address and not os.path.isabs(address):
         address = storage.join(folder, address)
     more = {name: value for name, value in values.items() if name not in columns and name is not None}
-    return Listed(where, address, None if caption is None else str(caption), more)
+    return Listed(where, {"": address}, None if caption is None else str(caption), more)
 
 
 def _columns(names: list[str], source: str) -> tuple[str, str]:
@@ -151,38 +150,3 @@ def _parquet(source: str) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
         except pa.ArrowInvalid as error:
             raise UserError(f"{without_secrets(source)} is no Parquet file: {str(error)[:200]}.") from None
-
-
-def _folder(folder: str) -> Iterator[Listed]:
-    """Pictures with a .txt or .json of the same name beside them."""
-    found = False
-    for place, below, names in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(names):
-            stem, dot, kind = name.rpartition(".")
-            if not dot or kind.lower() not in PICTURES or name.startswith("."):
-                continue
-            found = True
-            path = os.path.join(place, name)
-            text, more = _beside(os.path.join(place, stem))
-            yield Listed(path, path, text, json=more)
-    if not found:
-        raise UserError(f"The folder {folder} holds no pictures ({', '.join(PICTURES)}).")
-
-
-def _beside(stem: str) -> tuple[str | None, bytes | None]:
-    """Caption and JSON of a picture in a folder."""
-    text = more = None
-    if os.path.exists(f"{stem}.json"):
-        more = storage.read_bytes(f"{stem}.json")
-    if os.path.exists(f"{stem}.txt"):
-        try:
-            text = storage.read_bytes(f"{stem}.txt").decode("utf-8").strip()
-        except UnicodeDecodeError:
-            raise UserError(f"{stem}.txt is not UTF-8 text.") from None
-    elif more is not None:
-        try:
-            text = str(json.loads(more)["caption"])
-        except (ValueError, KeyError, TypeError):
-            text = None
-    return text, more
