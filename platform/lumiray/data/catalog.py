@@ -97,8 +97,8 @@ class Catalog:
                 f"{first.mark}; now {now}), and {len(changed) - 1} others with it. If that is meant, remove "
                 f"{without_secrets(home or self.beside)}, and the index is made again; the run's order will be another."
             )
-        stale = {storage.base_name(shard.url) for shard in changed}
-        todo = [shard for shard in shards if storage.base_name(shard.url) not in known.keys() - stale]
+        valid = known.keys() - {storage.base_name(shard.url) for shard in changed}
+        todo = [shard for shard in shards if storage.base_name(shard.url) not in valid]
         if todo:
             home = self._writable(known, home)
             for entry in scan_map(partial(index_shard, folder=home), todo):
