@@ -53,7 +53,8 @@ class Work:
 
     Args:
         model: a name that open_clip knows once `config` is registered.
-        job_steps: of the job where decoding is the limit: it first uses up what it decoded before its first step.
+        job_warm_steps, job_steps: of the job where decoding is the limit.  It first uses up what it decoded before its
+            first step, and then finds out how many cores to leave to the decoders.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Work:
     batch: int
     warm_steps: int
     steps: int
+    job_warm_steps: int | None = None
     job_steps: int | None = None
 
 
@@ -105,12 +107,13 @@ def peer_rate(work: Work, workers: int, threads: int) -> float:
 def our_rate(work: Work) -> float:
     """Samples per second of jobs/clip_pretrain.py, from its own metrics."""
     model = work.model if work.model != work.config.stem else str(work.config)
+    warm = work.job_warm_steps or work.warm_steps
     options = [
         *("--shards", str(PHOTOGRAPHS), "--model", model),
-        *("--global-batch-size", str(work.batch), "--steps", str(work.warm_steps + (work.job_steps or work.steps))),
+        *("--global-batch-size", str(work.batch), "--steps", str(warm + (work.job_steps or work.steps))),
         *("--lr", "1e-4", "--warmup", "1", "--log.every", "1", "--checkpoint.every", "1000000"),
     ]
-    rate, waited = steady_rate(run_job("against-open-clip", options).rows[work.warm_steps :], work.batch)
+    rate, waited = steady_rate(run_job("against-open-clip", options).rows[warm:], work.batch)
     if work.job_steps and not waited:
         print(f"  note: {work.model}: the job hardly waited for data; what it decoded ahead may be in its rate")
     return rate
@@ -172,7 +175,8 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--small-steps", type=int, default=30)
-    parser.add_argument("--job-small-steps", type=int, default=90, help="of the job, see `steady_rate`")
+    parser.add_argument("--job-warm-steps", type=int, default=60, help="of the job with the small model, see `Work`")
+    parser.add_argument("--job-small-steps", type=int, default=60, help="of the job, see `steady_rate`")
     parser.add_argument("--large-steps", type=int, default=4)
     parser.add_argument("--large-model", default="ViT-B-32")
     parser.add_argument("--large-batch", type=int, default=8)
@@ -180,7 +184,7 @@ def main(arguments: list[str]) -> None:
     write_shards(PHOTOGRAPHS, 4000, (512, 384))
     config = ROOT / ".cache" / "benchmarks" / "small-clip.json"
     config.write_text(json.dumps(SMALL))
-    small = Work("small-clip", config, 128, 5, given.small_steps, given.job_small_steps)
+    small = Work("small-clip", config, 128, 5, given.small_steps, given.job_warm_steps, given.job_small_steps)
     large = Work(given.large_model, config, given.large_batch, 2, given.large_steps)
     cores = os.cpu_count() or 1
     rows = {

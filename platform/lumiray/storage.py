@@ -8,7 +8,6 @@ secret is ever part of a message.
 from __future__ import annotations
 
 import os
-import posixpath
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -113,12 +112,13 @@ def absolute(url: str) -> str:
 
 def parent(url: str) -> str:
     """The folder that holds an address (`.` for a bare file name)."""
-    return posixpath.dirname(url.rstrip("/")) or "."
+    head = url.rstrip("/").rpartition("/")
+    return head[0].rstrip("/") or head[1] or "."
 
 
 def base_name(url: str) -> str:
     """The last part of an address."""
-    return posixpath.basename(url.rstrip("/"))
+    return url.rstrip("/").rpartition("/")[2]
 
 
 def exists(url: str) -> bool:

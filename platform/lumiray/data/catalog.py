@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +88,8 @@ class Catalog:
             UserError: a shard has changed since it was indexed, and the index is not ours alone to rebuild.
         """
         known, home = self._summary()
-        changed = [shard for shard in shards if _is_changed(shard, known.get(storage.base_name(shard.url)))]
+        names = [storage.base_name(shard.url) for shard in shards]
+        changed = [shard for name, shard in zip(names, shards, strict=True) if _is_changed(shard, known.get(name))]
         if changed and not (rebuild and self.in_cache and home == self.apart):
             first = known[storage.base_name(changed[0].url)]
             now = f"{changed[0].size} bytes, {changed[0].mark}"
@@ -98,13 +99,13 @@ class Catalog:
                 f"{without_secrets(home or self.beside)}, and the index is made again; the run's order will be another."
             )
         valid = known.keys() - {storage.base_name(shard.url) for shard in changed}
-        todo = [shard for shard in shards if storage.base_name(shard.url) not in valid]
+        todo = [shard for name, shard in zip(names, shards, strict=True) if name not in valid]
         if todo:
             home = self._writable(known, home)
             for entry in scan_map(partial(index_shard, folder=home), todo):
                 known[entry.name] = entry
-            storage.write_atomically(storage.join(home, _SUMMARY), _summary_bytes(known))
-        return [known[storage.base_name(shard.url)] for shard in shards]
+            put_summary(home, known)
+        return [known[name] for name in names]
 
     def complaints(self, shards: Sequence[Listed]) -> list[str]:
         """Shards that have changed since they were indexed, one line each."""
@@ -121,7 +122,7 @@ class Catalog:
             shard = Listed(url, now.size, now.mark)
             _write_rows(home, shard, rows)
             known[now.name] = Known(now.name, now.size, now.mark, len(rows.offsets), _digest(rows))
-        storage.write_atomically(storage.join(home, _SUMMARY), _summary_bytes(known))
+        put_summary(home, known)
 
     def rows(self, shard: Listed) -> Rows:
         """Row offsets of a shard: from the index, or by scanning it where no index can be reached from here."""
@@ -152,7 +153,7 @@ class Catalog:
         """The folder where the index goes on: where it was found, if that can be written, or the first that can."""
         for folder in [home] if home == self.apart else self.folders[:-1]:
             with suppress(OSError, UserError):
-                storage.write_atomically(storage.join(folder, _SUMMARY), _summary_bytes(known))
+                put_summary(folder, known)
                 return folder
         return self.apart
 
@@ -213,7 +214,8 @@ def _path(folder: str, shard: Listed) -> str:
     return storage.join(folder, storage.base_name(shard.url) + ".parquet")
 
 
-def _summary_bytes(known: dict[str, Known]) -> bytes:
+def put_summary(folder: str, known: Mapping[str, Known]) -> None:
+    """Write what is known of the shards of a folder, by base name; `folder` is that of the index."""
     import pyarrow as pa
 
     entries = [known[name] for name in sorted(known)]
@@ -224,7 +226,7 @@ def _summary_bytes(known: dict[str, Known]) -> bytes:
         "rows": pa.array([e.rows for e in entries], pa.int64()),
         "digest": pa.array([e.digest for e in entries], pa.string()),
     }
-    return _table_bytes(pa.table(columns).replace_schema_metadata({"form": _FORM}))
+    _put_table(pa.table(columns).replace_schema_metadata({"form": _FORM}), storage.join(folder, _SUMMARY))
 
 
 def _summary_of(data: bytes) -> dict[str, Known] | None:
@@ -242,15 +244,11 @@ def _summary_of(data: bytes) -> dict[str, Known] | None:
 
 
 def _put_table(table: Any, url: str) -> None:
-    storage.write_atomically(url, _table_bytes(table))
-
-
-def _table_bytes(table: Any) -> bytes:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+    storage.write_atomically(url, buffer.getvalue())
 
 
 def _table_of(data: bytes) -> Any:

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from lumiray.data.index import ShardSet
-from lumiray.data.listing import expand
+from lumiray.data.listing import find
 from lumiray.errors import UserError
 
 _AT_ONCE = 1024  # tasks submitted ahead of their results
@@ -22,7 +22,7 @@ def open_shards(patterns: str, index_folder: str | None = None) -> ShardSet:
     Raises:
         UserError: nothing matches, or a shard is missing, unreadable or changed.
     """
-    return ShardSet.open(expand(patterns), index_folder, scan_map=ray_map)
+    return ShardSet.open(find(patterns), index_folder, scan_map=ray_map)
 
 
 def ray_map(
