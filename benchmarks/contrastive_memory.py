@@ -122,8 +122,8 @@ def measure(batch: int, width: int, tile: int, device: str, gradients_to: Path |
     return {
         "batch": batch,
         "peak_mib": round(peak / MEBI, 1),
-        "seconds": round(statistics.median(one.seconds for one in done), 3),
-        "cpu_seconds": round(statistics.median(one.cpu_seconds for one in done), 3),
+        "seconds": round(statistics.median(one.seconds for one in done), 6),
+        "cpu_seconds": round(statistics.median(one.cpu_seconds for one in done), 6),
         "loss": done[0].loss,
     }
 
@@ -150,8 +150,8 @@ def extrapolated(rows: list[Row], batch: int) -> Row:
     return {
         "batch": batch,
         "peak_mib": round(peak, 1),
-        "seconds": round(largest["seconds"] * times**2, 3),
-        "cpu_seconds": round(largest["cpu_seconds"] * times**2, 3),
+        "seconds": round(largest["seconds"] * times**2, 6),
+        "cpu_seconds": round(largest["cpu_seconds"] * times**2, 6),
         "extrapolated": True,
     }
 
