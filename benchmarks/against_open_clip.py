@@ -44,6 +44,7 @@ PEER = (
 
 BATCHES_AHEAD = 2  # of each of the peer's loader workers (PyTorch's prefetch_factor)
 WAITED = 0.1  # share of a step's time from which it counts as waiting for data
+PEER_LARGE_WARM_STEPS = 6  # what `BATCHES_AHEAD` makes of them with two loader workers; the job gets as many
 STEADY_STEPS = 10  # that a rate between waiting steps is taken over, at least
 
 
@@ -53,8 +54,9 @@ class Work:
 
     Args:
         model: a name that open_clip knows once `config` is registered.
-        job_warm_steps, job_steps: of the job where decoding is the limit.  It first uses up what it decoded before its
-            first step, and then finds out how many cores to leave to the decoders.
+        job_warm_steps: of the job: where decoding is the limit, it first uses up what it decoded before its first step,
+            and then finds out how many cores to leave to the decoders.
+        job_steps: of the job, where decoding is the limit.
     """
 
     model: str
@@ -185,7 +187,7 @@ def main(arguments: list[str]) -> None:
     config = ROOT / ".cache" / "benchmarks" / "small-clip.json"
     config.write_text(json.dumps(SMALL))
     small = Work("small-clip", config, 128, 5, given.small_steps, given.job_warm_steps, given.job_small_steps)
-    large = Work(given.large_model, config, given.large_batch, 2, given.large_steps)
+    large = Work(given.large_model, config, given.large_batch, 2, given.large_steps, PEER_LARGE_WARM_STEPS)
     cores = os.cpu_count() or 1
     rows = {
         "data_bound": compare(

@@ -53,7 +53,7 @@ def start(folder: str) -> dict[str, float]:
     from lumiray.train.launch import check_job, make_stream
 
     imported = time.perf_counter()
-    options = ("--shards", folder, "--output", f"{folder}/run", "--global-batch-size", "32768", "--epochs", "1")
+    options = ("--shards", folder, "--output", f"{folder}/run", "--epochs", "1", "--warmup", "0")
     checked = check_job(parse("clip", options).job)
     stream = make_stream(checked, open_shards)
     stream.sources[0].locate(stream.plan.batch(0).row)
