@@ -44,7 +44,6 @@ PEER = (
 
 BATCHES_AHEAD = 2  # of each of the peer's loader workers (PyTorch's prefetch_factor)
 WAITED = 0.1  # share of a step's time from which it counts as waiting for data
-PEER_LARGE_WARM_STEPS = 6  # what `BATCHES_AHEAD` makes of them with two loader workers; the job gets as many
 STEADY_STEPS = 10  # that a rate between waiting steps is taken over, at least
 
 
@@ -64,7 +63,7 @@ class Work:
     batch: int
     warm_steps: int
     steps: int
-    job_warm_steps: int | None = None
+    job_warm_steps: int
     job_steps: int | None = None
 
 
@@ -109,13 +108,13 @@ def peer_rate(work: Work, workers: int, threads: int) -> float:
 def our_rate(work: Work) -> float:
     """Samples per second of jobs/clip_pretrain.py, from its own metrics."""
     model = work.model if work.model != work.config.stem else str(work.config)
-    warm = work.job_warm_steps or work.warm_steps
     options = [
         *("--shards", str(PHOTOGRAPHS), "--model", model),
-        *("--global-batch-size", str(work.batch), "--steps", str(warm + (work.job_steps or work.steps))),
+        *("--global-batch-size", str(work.batch), "--steps", str(work.job_warm_steps + (work.job_steps or work.steps))),
         *("--lr", "1e-4", "--warmup", "1", "--log.every", "1", "--checkpoint.every", "1000000"),
     ]
-    rate, waited = steady_rate(run_job("against-open-clip", options).rows[warm:], work.batch)
+    rows = run_job("against-open-clip", options).rows[work.job_warm_steps :]
+    rate, waited = steady_rate(rows, work.batch)
     if work.job_steps and not waited:
         print(f"  note: {work.model}: the job hardly waited for data; what it decoded ahead may be in its rate")
     return rate
@@ -187,8 +186,9 @@ def main(arguments: list[str]) -> None:
     config = ROOT / ".cache" / "benchmarks" / "small-clip.json"
     config.write_text(json.dumps(SMALL))
     small = Work("small-clip", config, 128, 5, given.small_steps, given.job_warm_steps, given.job_small_steps)
-    large = Work(given.large_model, config, given.large_batch, 2, given.large_steps, PEER_LARGE_WARM_STEPS)
     cores = os.cpu_count() or 1
+    warm = (BATCHES_AHEAD + 1) * cores  # as many steps as the peer's loader makes of its own, with a worker per core
+    large = Work(given.large_model, config, given.large_batch, 2, given.large_steps, warm)
     rows = {
         "data_bound": compare(
             small, given.rounds, [(max(1, cores // 2), 1), (cores, 1), (cores, cores), (2 * cores, 1)]

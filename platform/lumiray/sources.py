@@ -1,7 +1,9 @@
 """Training shards as a user names them: one set, or several that are mixed by weight.
 
---shards 'photos/{00000..00099}.tar'
---mix 'photos=3:photos/{00000..00099}.tar' drawings=1:s3://bucket/drawings
+    --shards 'photos/{00000..00099}.tar'
+    --mix 'photos=3:photos/{00000..00099}.tar' drawings=1:s3://bucket/drawings
+
+Only the ratios of weights matter: here three of four rows in every batch are photos.
 """
 
 from __future__ import annotations

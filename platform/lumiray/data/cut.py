@@ -105,11 +105,12 @@ def cut(source: str, rows_per_shard: int, max_bytes: int, skip_missing: bool) ->
                 raise UserError(f"{where}: {row}. Mend the row, or leave such rows out with --skip-missing.")
             skipped += 1
             continue
-        if rows and (len(rows) == rows_per_shard or size + row.stored_bytes > max_bytes):
+        stored = row.stored_bytes
+        if rows and (len(rows) == rows_per_shard or size + stored > max_bytes):
             yield _plan(number, first, rows, size, skipped)
             number, first, rows, size, skipped = number + 1, first + len(rows), [], 0, 0
         rows.append(row)
-        size += row.stored_bytes
+        size += stored
     if rows:
         yield _plan(number, first, rows, size, skipped)
 
@@ -179,9 +180,11 @@ def _lack(listed: Listed) -> str | None:
 
 def _kind(url: str, size: int) -> str:
     """The part name that a picture gets: what its name says, or else its first bytes; empty if it is none."""
+    if not size:
+        return ""
     kind = storage.base_name(url).lower().rpartition(".")[2]
-    if not size or kind in PICTURES:
-        return kind if size else ""
+    if kind in PICTURES:
+        return kind
     return picture_kind(storage.read_range(url, 0, min(size, _MAGIC_BYTES))) or ""
 
 

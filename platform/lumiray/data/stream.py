@@ -172,10 +172,9 @@ class Decoder:
         shard, within = (int(part[0]) for part in shards.locate(np.array([ordinal])))
         name = self.spec.plan.sources[source].name
         draw = row_generator(self.spec.seed, epoch, name, shards.name_of(shard), within, attempt)
-        number_of_sources = len(self.spec.sources)
-        if number_of_sources > 1:  # rows of two sources with one ordinal are not the same row
-            row = replace(row, identity=ordinal * number_of_sources + source)
-        values = self.system.prepare(self.stage, row, draw)
+        # rows of two sources with one ordinal are not the same row
+        known = replace(row, identity=ordinal * len(self.spec.sources) + source)
+        values = self.system.prepare(self.stage, known, draw)
         return values | {"row": np.int64(ordinal), "source": np.int32(source)}
 
     def substitute(self, source: int, epoch: int, position: int, attempt: int) -> int:
