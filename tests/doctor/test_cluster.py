@@ -41,6 +41,33 @@ def test_a_port_where_no_cluster_listens_is_said_and_not_asked_for_minutes(monke
             joining.check_address(address)
 
 
+def test_processes_of_the_cluster_keep_the_folders_that_python_has_from_its_environment(tmp_path: Path) -> None:
+    script = (
+        "import os; from lumiray.train.cluster import start_ray; start_ray(); import ray\n"
+        "print(ray.get(ray.remote(lambda: os.getenv('PYTHONPATH')).remote()))"
+    )
+    paths = os.pathsep.join((f"{ROOT}/platform", str(tmp_path)))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path) in done.stdout.split()[-1].split(os.pathsep)
+
+
+def test_a_cluster_that_starts_no_process_is_said_and_not_waited_for(
+    ray_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    monkeypatch.setattr(joining, "PROCESS_S", 0.0)
+    found = cluster.ray_cluster()
+    assert found.state == FAIL and "no process of the cluster has started in 60 s" in found.words
+
+
 def test_workers_of_the_cluster_sum_what_they_should(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", ray_address)
     assert cluster.ray_cluster().words.startswith("1 node(s), 2 cores, 0 GPUs, Ray 2.")

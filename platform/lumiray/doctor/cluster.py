@@ -14,12 +14,14 @@ SLOW_NETWORK = 1e9  # bytes/s under which GPUs wait for each other
 
 
 def ray_cluster() -> Finding:
-    """Join the cluster at RAY_ADDRESS, or start one here, and say what it has."""
-    from lumiray.train.cluster import start_ray
+    """Join the cluster at RAY_ADDRESS, or start one here, see that it starts processes, and say what it has."""
+    from lumiray.train.cluster import NO_PROCESS, PROCESS_S, start_ray
 
     start_ray()
     import ray
 
+    if not ray.wait([ray.remote(num_cpus=0)(_process_id).remote()], timeout=PROCESS_S)[0]:
+        return Finding("ray cluster", FAIL, NO_PROCESS, "let its nodes have the same environment as this machine")
     alive = [node for node in ray.nodes() if node["Alive"]]
     total = ray.cluster_resources()
     words = f"{len(alive)} node(s), {total.get('CPU', 0):g} cores, {total.get('GPU', 0):g} GPUs, Ray {ray.__version__}"
@@ -29,6 +31,10 @@ def ray_cluster() -> Finding:
     if dead:
         return Finding("ray cluster", NOTE, f"{words}; lost: {', '.join(dead[:5])}", "start ray on them again")
     return Finding("ray cluster", OK, words)
+
+
+def _process_id() -> int:
+    return os.getpid()  # a function of Python: Ray takes no built-in ones
 
 
 def all_reduce() -> Finding:

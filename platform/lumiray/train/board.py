@@ -15,6 +15,8 @@ from typing import Any
 
 import ray
 
+from lumiray.train.cluster import NO_PROCESS, PROCESS_S
+
 POLL_S = 0.3
 
 
@@ -82,6 +84,8 @@ def shown(board: Any) -> Iterator[None]:
 
     def follow() -> None:
         with suppress(ray.exceptions.RayError):  # a dead board ends the run elsewhere, with a message
+            if not _answers(board) and not ended.is_set():
+                print(f"note: {NO_PROCESS}", flush=True)
             while not ended.wait(POLL_S):
                 _print(ray.get(board.news.remote()))
 
@@ -96,6 +100,11 @@ def shown(board: Any) -> Iterator[None]:
             _print(ray.get(board.news.remote()))
         if sys.stdout.isatty():
             print(flush=True)
+
+
+def _answers(board: Any) -> bool:
+    """Whether the board has come up; it is the first process that a run asks the cluster for."""
+    return bool(ray.wait([board.state.remote()], timeout=PROCESS_S)[0])
 
 
 def _print(lines: list[tuple[str, bool]]) -> None:

@@ -18,6 +18,11 @@ from lumiray.errors import RunFailure, UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 ANSWER_S = 20.0  # within which a cluster that runs answers
+PROCESS_S = 60.0  # within which a node that is not overloaded starts a process
+NO_PROCESS = (
+    f"no process of the cluster has started in {PROCESS_S:.0f} s. If it is not busy, python cannot run there as it does "
+    "here: /tmp/ray/session_latest/logs on its nodes say why (worker-*.err, raylet.out)"
+)
 
 
 def start_ray() -> None:
@@ -36,7 +41,8 @@ def start_ray() -> None:
 
     if ray.is_initialized():
         return
-    paths = ["platform", "models", str(ROOT / "platform"), str(ROOT / "models")]
+    # this variable replaces the node's own, whose folders may hold Ray itself (environment modules)
+    paths = ["platform", "models", str(ROOT / "platform"), str(ROOT / "models"), "${PYTHONPATH}"]
     address = os.environ.get("RAY_ADDRESS")
     if address:
         check_address(address)
