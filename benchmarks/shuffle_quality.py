@@ -27,8 +27,8 @@ from job import ROOT, finish
 
 sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "models")]
 
+from lumiray.data.entries import READ_ROWS
 from lumiray.data.plan import Order
-from lumiray.data.stream import BLOCK_ROWS
 
 SETTINGS = ((1, 4096), (4, 4096), (16, 512), (16, 4096), (16, 65536), (64, 4096), (256, 4096), (256, 65536))
 BUFFER = 5000
@@ -60,11 +60,11 @@ def from_one(order: np.ndarray, per_shard: int, batch: int) -> float:
 
 
 def reads_per_row(order: np.ndarray, per_shard: int) -> float:
-    """Range reads per row in blocks of the stream; rows that follow each other in a shard are one read."""
-    blocks = order[: len(order) // BLOCK_ROWS * BLOCK_ROWS].reshape(-1, BLOCK_ROWS)
-    ordered = np.sort(blocks[:: max(1, len(blocks) // 500)], axis=1)
+    """Range reads per row where a rank reads as many rows together as it does; neighbours in a shard are one."""
+    together = order[: len(order) // READ_ROWS * READ_ROWS].reshape(-1, READ_ROWS)
+    ordered = np.sort(together[:: max(1, len(together) // 500)], axis=1)
     apart = (np.diff(ordered, axis=1) > 1) | (np.diff(ordered // per_shard, axis=1) > 0)
-    return float((apart.sum(1) + 1).mean()) / BLOCK_ROWS
+    return float((apart.sum(1) + 1).mean()) / READ_ROWS
 
 
 def main(arguments: list[str]) -> None:

@@ -25,7 +25,7 @@ from job import PHOTOGRAPHS, ROOT, finish, run_job
 from photographs import write_shards
 
 WARM_STEPS = 8  # of the job, and of the loop: for some 30 s helper processes of Ray still start
-DECODED_AHEAD = 2048  # rows that may wait decoded for a worker with few decoders (lumiray.data.stream.Decoders)
+DECODED_AHEAD = 3072  # rows that may wait decoded for a worker with few decoders (lumiray.data.stream.Decoders)
 
 
 def bare(model: str, batch: int, steps: int) -> float:

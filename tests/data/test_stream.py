@@ -23,21 +23,13 @@ import pytest
 import torch
 import webdataset
 
+from lumiray.data.decoder import Decoder, Draw
+from lumiray.data.entries import EVALUATE, READ_BLOCKS, TRAIN, StreamSpec, num_evaluation_batches, rank_rows
 from lumiray.data.feed import Delivery, Feed
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import expand
 from lumiray.data.plan import Plan, PlanSettings, Source
-from lumiray.data.stream import (
-    EVALUATE,
-    TRAIN,
-    Decoder,
-    Decoders,
-    StreamSpec,
-    evaluation_items,
-    items,
-    num_evaluation_batches,
-    rank_rows,
-)
+from lumiray.data.stream import Decoders, evaluation_items, items
 from lumiray.system import Row
 from lumiray.train.worker import user_error_behind
 
@@ -247,7 +239,7 @@ def test_rows_of_two_sources_never_pass_for_the_same_row(spec: StreamSpec, tmp_p
     other = write_shards(tmp_path / "other", (30,), frozenset(), first=20_000)
     sources = (Source("photos", ROWS), Source("other", 30))
     plan = Plan(sources, PlanSettings(4, 64), BATCH, MICRO_BATCH, seed=3)
-    decoder = Decoder.__new__(Decoder)  # without giving way: this process is the test's
+    decoder = Decoder.__new__(Decoder)  # the system is one of the decoders' processes, not of this one
     decoder.spec = replace(spec, plan=plan, sources=(*spec.sources, other))
     seen: list[int] = []
 
@@ -260,7 +252,7 @@ def test_rows_of_two_sources_never_pass_for_the_same_row(spec: StreamSpec, tmp_p
     for number, shards in enumerate(decoder.spec.sources):
         for row in shards.read(np.arange(30)):
             if isinstance(row, Row):
-                decoder.prepared(row, number, 0, row.identity, 0)
+                decoder.prepare(row, Draw(number, row.identity, 0))
     assert len(set(seen)) == len(seen) > 50
 
 
@@ -356,6 +348,23 @@ def test_decoders_that_are_killed_lose_nothing_and_repeat_nothing(
         assert one.same_as(other), one.step
 
 
+def test_a_row_that_ends_every_process_is_replaced_and_named_and_all_others_come(
+    spec: StreamSpec, received_on: Callable[[int], list[Received]]
+) -> None:
+    plan = spec.plan
+    deadly = next(int(row) for row in plan.batch(1).row if row not in BAD)
+    config = NumberedConfig(deadly=deadly)
+    steps = receive(replace(spec, system_config=config, total_steps=2, validation=None), 1)
+    positions = np.concatenate([plan.batch(step).position for step in range(2)])
+    place = int(np.flatnonzero(np.concatenate([plan.batch(step).row for step in range(2)]) == deadly)[0])
+    (told,) = (row for step in steps for row in step.bad if row["position"] == positions[place])
+    starts = np.cumsum((0, *COUNTS))
+    assert int(starts[int(told["shard"][:5])]) + told["row"] == deadly
+    assert told["reason"] == "it ended the process that decoded it 2 times"
+    found, wanted = (np.concatenate([one.numbers for one in some]) for some in (steps, steps_of(received_on(1))[:2]))
+    assert np.flatnonzero(found != wanted).tolist() == [place]
+
+
 def test_decoders_wait_for_a_loop_that_takes_nothing_and_go_when_it_ends(spec: StreamSpec, tmp_path: Path) -> None:
     import ray
 
@@ -374,7 +383,9 @@ def test_decoders_wait_for_a_loop_that_takes_nothing_and_go_when_it_ends(spec: S
             count, now = now, len(journal.read_text().splitlines())
         # what the window holds, and what the feed and Ray's iterator have taken already
         assert now <= 2 * SMALL.window
-        assert len(planned.read_text().splitlines()) <= 2 * SMALL.window  # steps of two entries
+        # and lines of the plan that Ray's generator and the pool hold ready; steps are of two entries
+        lines = READ_BLOCKS + SMALL.window // READ_BLOCKS
+        assert len(planned.read_text().splitlines()) * 2 <= 2 * SMALL.window + READ_BLOCKS * lines
         busy = time.process_time()
         time.sleep(3)
         assert time.process_time() - busy < 1.5  # of Ray's loop in this process, which has nothing to do

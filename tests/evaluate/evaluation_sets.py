@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from lumiray.data.entries import StreamSpec, evaluation_entries
 from lumiray.data.plan import Plan, PlanSettings, Source
-from lumiray.data.stream import StreamSpec, evaluation_entries
 from lumiray.errors import UserError
 from lumiray.evaluate.classes import Classes
 from lumiray.evaluate.named import evaluated, evaluators

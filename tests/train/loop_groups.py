@@ -16,7 +16,8 @@ from state_groups import everywhere, get_ready, plain
 from torch import Tensor, nn
 
 from lumiray.config import CheckpointConfig, EngineConfig, LogConfig, RunConfig
-from lumiray.data.stream import EVALUATE, TRAIN, Entry, Item
+from lumiray.data.decoder import Block
+from lumiray.data.entries import EVALUATE, TRAIN, Entry
 from lumiray.system import Batch, Record, Schedule, Stage, Term
 
 ROWS, MICRO = 12, 3  # of a global batch: four micro-batches
@@ -90,21 +91,21 @@ def arrays_of(entry: Entry) -> dict[str, np.ndarray]:
     return {name: value[entry.start : entry.stop].copy() for name, value in found.items()}
 
 
-def stream(case: Case, spec: Any, rank: int, world: int, first_step: int = 0) -> Iterator[Item]:
+def stream(case: Case, spec: Any, rank: int, world: int, first_step: int = 0) -> Iterator[Block]:
     """The items of a rank, as the data plane would deliver them."""
-    from lumiray.data.stream import entries
+    from lumiray.data.entries import entries
 
     for entry in entries(spec, rank, world, first_step):
         arrays = arrays_of(entry)
         bad = case.spoil(rank, entry, arrays) if case.spoil else None
-        yield Item(entry, arrays, bad or [])
+        yield Block(entry, arrays, bad or [])
 
 
 def spec_of(case: Case) -> Any:
+    from lumiray.data.entries import StreamSpec
     from lumiray.data.index import ShardSet
     from lumiray.data.listing import Listed
     from lumiray.data.plan import Plan, PlanSettings, Source
-    from lumiray.data.stream import StreamSpec
 
     listed = [Listed("nowhere/0.tar", 1, "")]
     shards = ShardSet(listed, np.array([VALIDATION_ROWS]), ["0"], None)

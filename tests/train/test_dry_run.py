@@ -17,7 +17,8 @@ from tests.conftest import TINY
 from lumiray import command, storage
 from lumiray.config import DataConfig, JobConfig, RunConfig
 from lumiray.data.catalog import FOLDER
-from lumiray.data.stream import TRAIN, Decoder, StreamSpec, entries, planned_rows
+from lumiray.data.decoder import Decoder
+from lumiray.data.entries import TRAIN, StreamSpec, entries, planned_rows, reads
 from lumiray.errors import UserError
 from lumiray.registry import system as make_system
 from lumiray.system import stage_named
@@ -102,27 +103,28 @@ def test_reads_are_those_that_the_stream_will_make(shards: str, tmp_path: Path) 
     found = reading.measure_reading(stream, 2)
     asked = rows = 0
     for rank in range(2):
-        for entry in entries(stream, rank, 2, 0):
-            planned = planned_rows(stream.plan, entry)
-            asked += stream.sources[0].num_requests(planned.row)
-            rows += len(planned)
+        for together in reads(entries(stream, rank, 2, 0)):
+            row = np.concatenate([planned_rows(stream.plan, entry).row for entry in together])
+            asked += stream.sources[0].num_requests(row)
+            rows += len(row)
     assert found.requests_per_row == pytest.approx(asked / rows, rel=0.15)
 
 
 def test_a_smaller_group_reads_less_often(shards: str, tmp_path: Path) -> None:
-    def reads(slice_rows: int, group_rows: int) -> float:
+    def asked(slice_rows: int, group_rows: int) -> float:
         data = DataConfig(slice_rows=slice_rows, group_rows=group_rows)
         return reading.measure_reading(stream_of(job(shards, tmp_path, data=data)), 1).requests_per_row
 
-    assert reads(32, 128) < reads(32, 1024)
+    assert asked(32, 128) < asked(32, 1024)
 
 
 def test_a_batch_is_described_as_the_decoders_make_it(shards: str, tmp_path: Path) -> None:
     stream = stream_of(job(shards, tmp_path))
     found = reading.measure_reading(stream, 1)
-    arrays, _ = Decoder(stream).training(next(one for one in entries(stream, 0, 1, 0) if one.kind == TRAIN))
-    assert found.arrays == {name: (value.shape[1:], value.dtype) for name, value in arrays.items()}
-    assert found.row_bytes * len(arrays["row"]) == sum(value.nbytes for value in arrays.values())
+    first = next(one for one in entries(stream, 0, 1, 0) if one.kind == TRAIN)
+    (block,) = Decoder(stream).blocks([first])
+    assert found.arrays == {name: (value.shape[1:], value.dtype) for name, value in block.arrays.items()}
+    assert found.row_bytes * len(block.arrays["row"]) == sum(value.nbytes for value in block.arrays.values())
     assert found.rows_per_s > 0
 
 

@@ -15,7 +15,7 @@ import torch
 import toy
 from processes import run_group
 
-from lumiray.data.stream import EVALUATE, TRAIN, Entry
+from lumiray.data.entries import EVALUATE, TRAIN, Entry
 from lumiray.errors import UserError
 from lumiray.train.schedule import learning_rate
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumiray.data.stream import EVALUATE, Item
+from lumiray.data.decoder import Block
+from lumiray.data.entries import EVALUATE
 from lumiray.system import Batch
 
 
@@ -39,11 +40,11 @@ CLOSE_S = 60.0  # how long the end of a pipeline is waited for
 class Feed:
     """Deliveries of a stream, in order; `wait_s` is the time that the loop has waited for them so far."""
 
-    def __init__(self, stream: Iterator[Item], share: int, device: torch.device, ahead: int = 2) -> None:
+    def __init__(self, stream: Iterator[Block], share: int, device: torch.device, ahead: int = 2) -> None:
         """Start the thread.
 
         Args:
-            stream: items in planned order.
+            stream: blocks in planned order.
             share: rows of a step on this rank; blocks are joined until they are reached.
             ahead: deliveries that may wait on the device.
         """
@@ -111,25 +112,25 @@ class Feed:
         return False
 
     def _deliveries(self) -> Iterator[Delivery]:
-        parts: list[Item] = []
-        for item in self._stream:
+        parts: list[Block] = []
+        for block in self._stream:
             if self._closed.is_set():
                 return
-            parts.append(item)
-            rows = sum(part.entry.stop - part.entry.start for part in parts)
-            if item.entry.kind == EVALUATE or rows == self._share:
+            parts.append(block)
+            if block.entry.kind == EVALUATE or sum(part.entry.rows for part in parts) == self._share:
                 yield self._joined(parts)
                 parts = []
 
-    def _joined(self, parts: list[Item]) -> Delivery:
+    def _joined(self, parts: list[Block]) -> Delivery:
         entry = parts[0].entry
         tensors = {}
         for name in parts[0].arrays:
             arrays = [part.arrays[name] for part in parts]
+            rows, first = sum(map(len, arrays)), arrays[0]
             # a copy in any case: blocks are read-only views into the object store
-            host = torch.from_numpy(np.concatenate(arrays))
-            if self._device.type == "cuda":
-                host = host.pin_memory()
+            dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
+            host = torch.empty((rows, *first.shape[1:]), dtype=dtype, pin_memory=self._device.type == "cuda")
+            np.concatenate(arrays, out=host.numpy())
             tensors[name] = host.to(self._device, non_blocking=True)
         if self._device.type == "cuda":
             torch.cuda.current_stream().synchronize()

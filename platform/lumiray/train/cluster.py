@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[3]
 ANSWER_S = 20.0  # within which a cluster that runs answers
 PROCESS_S = 60.0  # within which a node that is not overloaded starts a process
 NO_PROCESS = (
-    f"no process of the cluster has started in {PROCESS_S:.0f} s. If it is not busy, python cannot run there as it does "
-    "here: /tmp/ray/session_latest/logs on its nodes say why (worker-*.err, raylet.out)"
+    f"no process of the cluster has started in {PROCESS_S:.0f} s. If it is not busy, python cannot run there as it "
+    "does here: /tmp/ray/session_latest/logs on its nodes say why (worker-*.err, raylet.out)"
 )
 
 

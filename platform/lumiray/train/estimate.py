@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lumiray.config import JobConfig, RunConfig
-from lumiray.data.stream import StreamSpec
+from lumiray.data.entries import StreamSpec
 from lumiray.registry import system as make_system
 from lumiray.system import Player, Stage, System, stage_named
 from lumiray.train.cluster import share_out

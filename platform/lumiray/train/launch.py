@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lumiray.config import JobConfig, check_run
+from lumiray.data.entries import StreamSpec
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import expand, split_patterns
 from lumiray.data.plan import Plan, PlanSettings, Source
-from lumiray.data.stream import StreamSpec
 from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
 from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.identity import compare, data_identity, identity

@@ -29,8 +29,8 @@ import torch
 import torch.distributed as dist
 
 from lumiray.config import RunConfig
+from lumiray.data.entries import EVALUATE, TRAIN, StreamSpec, num_evaluation_batches
 from lumiray.data.feed import Delivery, Feed
-from lumiray.data.stream import EVALUATE, TRAIN, StreamSpec, num_evaluation_batches
 from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
 from lumiray.evaluate.named import evaluated, evaluators

@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from lumiray.data.decoder import Decoder
+from lumiray.data.entries import TRAIN, Entry, StreamSpec, entries, planned_rows, rank_rows, reads
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import Listed, find
-from lumiray.data.stream import TRAIN, Decoder, Entry, StreamSpec, entries, planned_rows, rank_rows
 from lumiray.system import BadRow, Row
 
 READ_WHOLE = 4 << 30  # bytes of shards without an index that are read here
 SAMPLED = 3  # shards that stand for the others where there are more
 TIMED_ROWS = 64
-COUNTED_BLOCKS = 8  # of the first rank, spread over the run
+COUNTED_READS = 8  # of the first rank, spread over the run
 
 
 @dataclass(frozen=True)
@@ -110,23 +111,23 @@ def open_here(patterns: str, index_folder: str | None = None) -> ShardSet:
 
 
 def measure_reading(stream: StreamSpec, ranks: int) -> Reading:
-    """Decode rows of the first step here, and count the reads of some blocks.
+    """Decode rows of the first step here, and count the range reads of some entries that are read together.
 
     Raises:
         RunFailure: the rows cannot be used.
     """
     decoder = Decoder(stream)
     low, high = rank_rows(stream.plan, 0, ranks)
-    decoder.training(Entry(TRAIN, 0, low, low + 1))  # tokenizer and tables are made once per process
+    [*decoder.blocks([Entry(TRAIN, 0, low, low + 1)])]  # tokenizer and tables are made once per process
     upto = min(high, low + TIMED_ROWS)
     begin = time.process_time()
-    arrays, _ = decoder.training(Entry(TRAIN, 0, low, upto))
+    (block,) = decoder.blocks([Entry(TRAIN, 0, low, upto)])
     took = time.process_time() - begin
     asked, rows = 0, 0
-    for step in np.unique(np.linspace(0, stream.total_steps - 1, COUNTED_BLOCKS).astype(int)).tolist():
-        planned = planned_rows(stream.plan, next(entries(stream, 0, ranks, step)))
-        rows += len(planned)
-        for number in np.unique(planned.source).tolist():
-            asked += stream.sources[number].num_requests(planned.row[planned.source == number])
-    shapes = {name: (value.shape[1:], value.dtype) for name, value in arrays.items()}
+    for step in np.unique(np.linspace(0, stream.total_steps - 1, COUNTED_READS).astype(int)).tolist():
+        together = [planned_rows(stream.plan, one) for one in next(reads(entries(stream, 0, ranks, step)))]
+        source, row = (np.concatenate([getattr(one, name) for one in together]) for name in ("source", "row"))
+        rows += len(row)
+        asked += sum(shards.num_requests(row[source == number]) for number, shards in enumerate(stream.sources))
+    shapes = {name: (value.shape[1:], value.dtype) for name, value in block.arrays.items()}
     return Reading((upto - low) / max(took, 1e-9), asked / rows, shapes)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lumiray.config import JobConfig
+from lumiray.data.entries import EVALUATE, StreamSpec, num_evaluation_batches
 from lumiray.data.listing import expand
-from lumiray.data.stream import EVALUATE, Decoders, StreamSpec, num_evaluation_batches
+from lumiray.data.stream import Decoders
 from lumiray.errors import RunFailure, UserError, check_number
 from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.settings_file import job_from, read_settings

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lumiray.config import JobConfig
-from lumiray.data.stream import Decoders, StreamSpec, items, rank_rows
+from lumiray.data.entries import StreamSpec, rank_rows
+from lumiray.data.stream import Decoders, items
 from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
 from lumiray.train.failure import STAYS, out_of_memory, user_error_behind

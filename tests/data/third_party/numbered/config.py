@@ -13,6 +13,8 @@ class NumberedConfig:
     """A file that gets one line for every block that was decoded."""
     crash_at: int | None = None
     """The row at which a decoder kills its own process, once: the file `journal`.crashed says that it did."""
+    deadly: int | None = None
+    """The row at which every process ends."""
 
 
 CONFIG = NumberedConfig

@@ -38,6 +38,8 @@ class Numbered(System):
         pixels = decode(row.parts["png"]).transpose(2, 0, 1)
         if row.identity == self.config.crash_at:
             self.crash_once()
+        if row.identity == self.config.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
         noise = 0.0
         if draw is not None:
             noise = draw.random()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lumiray.data.stream import StreamSpec
+from lumiray.data.entries import StreamSpec
 
 
 @dataclass(frozen=True)
