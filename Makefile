@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check bench lock clean
+.PHONY: help env demo test test-faults check bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ check: env ## formatting, lint, types, import rules
 
 test: check ## every test
 	$(PYTHON) -m pytest
+
+test-faults: env ## 20 kills at random steps, every row of every run counted; .cache/faults.json
+	$(PYTHON) tests/faults/sweep.py
 
 bench: env ## every benchmark; one JSON file under benchmarks/results
 	$(PYTHON) benchmarks/collect.py

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import webdataset
 
 from lumiray.data.decoder import Decoder, Draw
 from lumiray.data.entries import EVALUATE, READ_BLOCKS, TRAIN, StreamSpec, num_evaluation_batches, rank_rows
@@ -37,8 +36,9 @@ THIRD_PARTY = str(Path(__file__).with_name("third_party"))
 # for Ray's workers, which are started after all test modules were read; here it is not left on the path
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (THIRD_PARTY, os.environ.get("PYTHONPATH"))))
 sys.path.insert(0, THIRD_PARTY)
+from numbered import shards
 from numbered.config import NumberedConfig
-from numbered.picture import drawn, numbers_in
+from numbered.picture import numbers_in
 from numbered.watched import WatchedSpec
 
 sys.path.remove(THIRD_PARTY)
@@ -53,17 +53,8 @@ SMALL = Decoders(cpus=0.1)  # eight pipelines fit on the two cores of the tests'
 
 
 def write_shards(folder: Path, counts: tuple[int, ...], bad: frozenset[int], first: int = 0) -> ShardSet:
-    """Shards of numbered pictures; `bad` are row ordinals."""
-    folder.mkdir()
-    ordinal = 0
-    for number, count in enumerate(counts):
-        with webdataset.TarWriter(str(folder / f"{number:05d}.tar")) as sink:
-            for _ in range(count):
-                parts = {"png": drawn(first + ordinal)}
-                if ordinal in bad:
-                    parts = ({"png": parts["png"][:60]}, {"png": b""}, {"txt": b"no picture"})[ordinal % 3]
-                sink.write({"__key__": f"{number}-{ordinal}", **parts})
-                ordinal += 1
+    """Numbered pictures; `bad` are row ordinals."""
+    shards.write_shards(folder, counts, bad, first)
     return ShardSet.open(expand(str(folder)))
 
 
@@ -71,13 +62,13 @@ def write_shards(folder: Path, counts: tuple[int, ...], bad: frozenset[int], fir
 def spec(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> StreamSpec:
     """Six steps of 192 rows, 500 rows of which some are bad, an evaluation after every second step."""
     base = tmp_path_factory.mktemp("stream")
-    shards = write_shards(base / "train", COUNTS, BAD)
+    training = write_shards(base / "train", COUNTS, BAD)
     return StreamSpec(
         slug="numbered",
         system_config=NumberedConfig(),
         stage="look",
         plan=Plan((Source("shards", ROWS),), PlanSettings(4, 64), BATCH, MICRO_BATCH, seed=3),
-        sources=(shards,),
+        sources=(training,),
         seed=3,
         total_steps=STEPS,
         validation=write_shards(base / "validation", VALIDATION_COUNTS, VALIDATION_BAD, FIRST_VALIDATION),
@@ -249,8 +240,8 @@ def test_rows_of_two_sources_never_pass_for_the_same_row(spec: StreamSpec, tmp_p
             return {}
 
     decoder.system, decoder.stage = Watched(), None  # type: ignore[assignment]
-    for number, shards in enumerate(decoder.spec.sources):
-        for row in shards.read(np.arange(30)):
+    for number, source in enumerate(decoder.spec.sources):
+        for row in source.read(np.arange(30)):
             if isinstance(row, Row):
                 decoder.prepare(row, Draw(number, row.identity, 0))
     assert len(set(seen)) == len(seen) > 50
@@ -312,10 +303,10 @@ def test_a_bad_row_stops_the_run_by_its_address_where_that_is_asked_for(spec: St
         receive(replace(spec, fail_on_bad_row=True), 1)
     message = str(user_error_behind(raised.value))
     starts = np.cumsum((0, *COUNTS))
-    shards = np.searchsorted(starts, sorted(BAD), side="right") - 1
+    found = np.searchsorted(starts, sorted(BAD), side="right") - 1
     named = [
         f"{shard:05d}.tar, row {row - starts[shard]} (key '{shard}-{row}')"
-        for shard, row in zip(shards, sorted(BAD), strict=True)
+        for shard, row in zip(found, sorted(BAD), strict=True)
     ]
     assert any(message.startswith(one) for one in named), message
 

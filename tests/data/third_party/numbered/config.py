@@ -1,4 +1,4 @@
-"""Settings of the numbered system: what its decoders leave behind, and where one of them crashes."""
+"""Settings of the numbered system: what it leaves behind, and where one of its processes crashes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class NumberedConfig:
     """The row at which a decoder kills its own process, once: the file `journal`.crashed says that it did."""
     deadly: int | None = None
     """The row at which every process ends."""
+    record: str | None = None
+    """A folder where every micro-batch that is trained on is noted."""
+    pause_s: float = 0.0
+    """What a forward pass takes."""
 
 
 CONFIG = NumberedConfig

@@ -1,9 +1,10 @@
-"""The numbered system: real decoding, random darkening and noise; nothing is learnt."""
+"""The numbered system: real decoding, random darkening and noise; what is learnt is the number of the step."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lumiray.data.decode import decode
-from lumiray.system import BadRow, Player, Record, Row, Stage, System
+from lumiray.system import BadRow, Batch, Optimizer, Player, Record, Row, Stage, System, Term
 from numbered.config import NumberedConfig
+from numbered.picture import numbers_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,10 +28,26 @@ class Numbered(System):
     config: NumberedConfig
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("look", Record.CLEAN, (Player("none", ()),)),)
+        player = Player("clock", ("clock",), Optimizer("sgd", lr=1.0))
+        return (Stage("look", Record.CLEAN, (player,)),)
 
     def build(self, stage: Stage) -> nn.ModuleDict:
-        raise AssertionError("nothing is trained")
+        from numbered.clock import Clock
+        from torch import nn
+
+        self.networks = nn.ModuleDict({"clock": Clock()})
+        return self.networks
+
+    def losses(self, player: str, batch: Batch) -> dict[str, Term]:
+        """One term that moves the clock by a step; which rows are there is recorded."""
+        from numbered.clock import record
+
+        clock: Any = self.networks["clock"]
+        time.sleep(self.config.pause_s)
+        if self.config.record is not None:
+            numbers = numbers_in(batch["pixels"].cpu().numpy())
+            record(self.config.record, round(float(clock.steps)), numbers, batch["process"].cpu().numpy())
+        return {"clock": Term.mean(clock())}
 
     def prepare(self, stage: Stage, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
         """`pixels` uint8 (3, 16, 24), `drawn`, a random number, and the `process` that decoded them."""
