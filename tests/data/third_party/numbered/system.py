@@ -32,8 +32,9 @@ class Numbered(System):
         return (Stage("look", Record.CLEAN, (player,)),)
 
     def build(self, stage: Stage) -> nn.ModuleDict:
-        from numbered.clock import Clock
         from torch import nn
+
+        from numbered.clock import Clock
 
         self.networks = nn.ModuleDict({"clock": Clock()})
         return self.networks
