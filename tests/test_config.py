@@ -41,6 +41,7 @@ def given(**values: Any) -> RunConfig:
         {"optimizer__schedule": "constant-cooldown", "optimizer__cooldown": 2},
         {"warmup": 0, "lr": 0.0, "retries": 0, "data__bad_rows_limit": 1.0, "optimizer__betas": (0.0, 0.999)},
         {"data__slice_rows": 1, "data__group_rows": 1},
+        {"data__filter": "width >= 256 and similarity is not None"},
     ],
 )
 def test_what_can_work_passes(values: dict[str, Any]) -> None:
@@ -72,6 +73,8 @@ def test_what_can_work_passes(values: dict[str, Any]) -> None:
         ({"optimizer__betas": (0.9, 1.0)}, "--optimizer.betas is (0.9, 1.0)"),
         ({"optimizer__betas": (-0.1, 0.9)}, "--optimizer.betas is (-0.1, 0.9)"),
         ({"data__bad_rows_limit": 1.5}, "--data.bad-rows-limit is 1.5; it must be between 0 and 1."),
+        ({"data__filter": "width = 3"}, "--data.filter 'width = 3' cannot be read: "),
+        ({"data__filter": ""}, "--data.filter '' cannot be read: "),
         ({"seed": -1}, "--seed is -1"),
         ({"seed": 2**63}, "--seed is 9223372036854775808"),
     ],

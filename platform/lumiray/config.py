@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lumiray.data.filter import parse_filter
 from lumiray.errors import UserError, check_number
 from lumiray.sources import counting_source, training_sources
 
@@ -28,6 +29,8 @@ class DataConfig:
     """A row that cannot be decoded: skip replaces and logs it, fail stops the run."""
     bad_rows_limit: float = 0.01
     """Share of replaced rows, 0 to 1, past which the run stops."""
+    filter: str | None = None
+    """Which training rows are taken, by columns of the Parquet files beside the shards: 'width >= 256 and ...'."""
     index: str | None = None
     """Folder for the index of row offsets; if not given, beside the shards, or in your cache if that is read-only."""
 
@@ -186,6 +189,8 @@ def check_run(run: RunConfig) -> None:
         counting_source(sources, run.epochs_of)
     elif run.epochs_of:
         raise UserError("--epochs-of needs --epochs: --steps counts no passes.")
+    if run.data.filter is not None:
+        parse_filter(run.data.filter)
     _check_numbers(run)
     _check_pairs(run)
 

@@ -1,5 +1,7 @@
 """The index of one folder of shards, as files: one Parquet of row offsets per shard, one of counts for all.
 
+Where rows are filtered, the keys of each shard's rows are kept besides (`survivors`).
+
 Kept beside the shards where that can be written, for then every machine and every later run finds it; else in a
 cache of this user.  Written whole or not at all, and without a lock: two writers write the same.
 """
@@ -7,7 +9,6 @@ cache of this user.  Written whole or not at all, and without a lock: two writer
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from lumiray import storage
+from lumiray.data.index_file import entries_of, put_entries, put_table, table_of
 from lumiray.data.listing import Listed
 from lumiray.data.tar import scan_shard
 from lumiray.errors import UserError
@@ -48,15 +50,26 @@ class Known:
 
 @dataclass(frozen=True)
 class Rows:
-    """Row offsets and lengths of one shard, int64 (n,) each."""
+    """Rows of one shard, all of them or some.
+
+    Args:
+        offsets, lengths: in bytes, int64 (n,) each.
+        numbers: which rows of the shard these are, ascending, int32 (n,); None for all of them.
+    """
 
     offsets: np.ndarray
     lengths: np.ndarray
+    numbers: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return int(self.offsets.nbytes + self.lengths.nbytes)
+        numbers = 0 if self.numbers is None else self.numbers.nbytes
+        return int(self.offsets.nbytes + self.lengths.nbytes + numbers)
+
+    def only(self, numbers: np.ndarray) -> Rows:
+        """Those of all rows that have these numbers."""
+        return Rows(self.offsets[numbers], self.lengths[numbers], numbers)
 
 
 class Catalog:
@@ -81,8 +94,13 @@ class Catalog:
         shards: Sequence[Listed],
         scan_map: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]],
         rebuild: bool,
+        with_keys: bool = False,
     ) -> list[Known]:
         """What is known of these shards, after indexing those of which nothing is.
+
+        Args:
+            scan_map, rebuild: as `ShardSet.open` says; whether a cache may be made again.
+            with_keys: keep the keys of rows too, of the shards that are read anyhow.
 
         Raises:
             UserError: a shard has changed since it was indexed, and the index is not ours alone to rebuild.
@@ -102,7 +120,7 @@ class Catalog:
         todo = [shard for name, shard in zip(names, shards, strict=True) if name not in valid]
         if todo:
             home = self._writable(known, home)
-            for entry in scan_map(partial(index_shard, folder=home), todo):
+            for entry in scan_map(partial(index_shard, folder=home, with_keys=with_keys), todo):
                 known[entry.name] = entry
             put_summary(home, known)
         return [known[name] for name in names]
@@ -137,6 +155,20 @@ class Catalog:
             _write_rows(self.apart, shard, rows)
         return rows
 
+    def keys(self, shard: Listed) -> list[str]:
+        """Keys of a shard's rows in its order: from the index, or by scanning it, which is then kept."""
+        for folder in self.folders:
+            try:
+                return _read_keys(folder, shard)
+            except (storage.NotThere, storage.NoAccess):
+                continue
+        keys = scan_shard(shard.url).keys
+        for folder in self.folders:
+            with suppress(OSError, UserError):  # as above
+                _write_keys(folder, shard, keys)
+                break
+        return list(keys)
+
     def _summary(self) -> tuple[dict[str, Known], str | None]:
         """What the summary says, and the folder in which it was found."""
         for folder in self.folders:
@@ -144,9 +176,9 @@ class Catalog:
                 data = storage.read_bytes(storage.join(folder, _SUMMARY))
             except (storage.NotThere, storage.NoAccess):
                 continue
-            known = _summary_of(data)
+            known = entries_of(data, Known, _FORM)
             if known is not None:
-                return known, folder
+                return {one.name: one for one in known}, folder
         return {}, None
 
     def _writable(self, known: dict[str, Known], home: str | None) -> str:
@@ -158,7 +190,7 @@ class Catalog:
         return self.apart
 
 
-def index_shard(shard: Listed, folder: str) -> Known:
+def index_shard(shard: Listed, folder: str, with_keys: bool) -> Known:
     """Scan one shard and keep its offsets; runs anywhere, knows nothing of the other shards.
 
     What an interrupted run has already kept is not scanned again.
@@ -172,6 +204,8 @@ def index_shard(shard: Listed, folder: str) -> Known:
         scan = scan_shard(shard.url)
         rows = Rows(scan.row_offsets, scan.row_lengths)
         _write_rows(folder, shard, rows)
+        if with_keys:
+            _write_keys(folder, shard, scan.keys)
     return Known(storage.base_name(shard.url), shard.size, shard.mark, len(rows.offsets), _digest(rows))
 
 
@@ -189,76 +223,50 @@ def _digest(rows: Rows) -> str:
 def _write_rows(folder: str, shard: Listed, rows: Rows) -> None:
     import pyarrow as pa
 
-    about = {
-        "form": _FORM,
-        "shard": storage.base_name(shard.url),
-        "size": str(shard.size),
-        "mark": shard.mark,
-    }
-    schema = pa.schema([("offset", pa.int64()), ("length", pa.int64())], metadata=about)
-    _put_table(pa.table([rows.offsets, rows.lengths], schema=schema), _path(folder, shard))
+    schema = pa.schema([("offset", pa.int64()), ("length", pa.int64())], metadata=_about(shard))
+    put_table(pa.table([rows.offsets, rows.lengths], schema=schema), _path(folder, shard))
 
 
 def _read_rows(folder: str, shard: Listed) -> Rows:
     """Raises NotThere also where the file belongs to another state of the shard."""
-    path = _path(folder, shard)
-    table = _table_of(storage.read_bytes(path))
+    table = _read_table(_path(folder, shard), shard)
+    return Rows(table["offset"].to_numpy(), table["length"].to_numpy())
+
+
+def _write_keys(folder: str, shard: Listed, keys: Sequence[str]) -> None:
+    import pyarrow as pa
+
+    names = [key.encode("utf-8", "surrogateescape") for key in keys]  # archives may hold names in any encoding
+    schema = pa.schema([("key", pa.binary())], metadata=_about(shard))
+    put_table(pa.table([names], schema=schema), _path(folder, shard, ".keys"))
+
+
+def _read_keys(folder: str, shard: Listed) -> list[str]:
+    """Raises NotThere as `_read_rows`."""
+    table = _read_table(_path(folder, shard, ".keys"), shard)
+    return [key.decode("utf-8", "surrogateescape") for key in table["key"].to_pylist()]
+
+
+def _about(shard: Listed) -> dict[str, str]:
+    return {"form": _FORM, "shard": storage.base_name(shard.url), "size": str(shard.size), "mark": shard.mark}
+
+
+def _read_table(path: str, shard: Listed) -> Any:
+    table = table_of(storage.read_bytes(path))
     about = table.schema.metadata or {}
     for name, value in (("form", _FORM), ("size", str(shard.size)), ("mark", shard.mark)):
         if about.get(name.encode()) != value.encode():
             raise storage.NotThere(f"{path} belongs to another state of the shard")
-    return Rows(table["offset"].to_numpy(), table["length"].to_numpy())
+    return table
 
 
-def _path(folder: str, shard: Listed) -> str:
-    return storage.join(folder, storage.base_name(shard.url) + ".parquet")
+def _path(folder: str, shard: Listed, of: str = "") -> str:
+    return storage.join(folder, f"{storage.base_name(shard.url)}{of}.parquet")
 
 
 def put_summary(folder: str, known: Mapping[str, Known]) -> None:
     """Write what is known of the shards of a folder, by base name; `folder` is that of the index."""
-    import pyarrow as pa
-
-    entries = [known[name] for name in sorted(known)]
-    columns = {
-        "name": pa.array([e.name for e in entries], pa.string()),
-        "size": pa.array([e.size for e in entries], pa.int64()),
-        "mark": pa.array([e.mark for e in entries], pa.string()),
-        "rows": pa.array([e.rows for e in entries], pa.int64()),
-        "digest": pa.array([e.digest for e in entries], pa.string()),
-    }
-    _put_table(pa.table(columns).replace_schema_metadata({"form": _FORM}), storage.join(folder, _SUMMARY))
-
-
-def _summary_of(data: bytes) -> dict[str, Known] | None:
-    """None for a file of another form, which is then made again."""
-    import pyarrow as pa
-
-    try:
-        table = _table_of(data)
-    except pa.ArrowInvalid:
-        return None
-    if (table.schema.metadata or {}).get(b"form") != _FORM.encode():
-        return None
-    columns = (table[name].to_pylist() for name in ("name", "size", "mark", "rows", "digest"))
-    return {name: Known(name, *rest) for name, *rest in zip(*columns, strict=True)}
-
-
-def _put_table(table: Any, url: str) -> None:
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    storage.write_atomically(url, buffer.getvalue())
-
-
-def _table_of(data: bytes) -> Any:
-    """The table in a Parquet file, read by the calling thread.
-
-    Arrow's own threads are not needed for files this small, and a process that ends while they start is aborted.
-    """
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
+    put_entries([known[name] for name in sorted(known)], Known, _FORM, storage.join(folder, _SUMMARY))
 
 
 def _cache_root() -> str:

@@ -2,13 +2,14 @@
 
 One small Parquet file per shard holds its row offsets, and one per folder sums them up (rows, size, modification
 mark), so that opening 40,000 shards reads one file.  They lie in `.lumiray-index/` beside the shards, or in a
-cache where that cannot be written.  A shard whose size or mark has changed is refused by name.
+cache where that cannot be written.  A shard whose size or mark has changed is refused by name.  With a filter
+(`filter`, `survivors`) only the rows that it keeps are numbered.
 
     shards = ShardSet.open(expand("data/{00000..00099}.tar"))
     shards.num_rows, shards.locate(ordinals), shards.read(ordinals)
 
-A ShardSet is small when pickled: names, counts, no offsets.  They are read when a shard is first touched, and the
-least recently used are forgotten, so memory is bounded however many shards there are.
+A ShardSet is small when pickled: names, counts, no offsets, no bitmaps.  They are read when a shard is first
+touched, and the least recently used are forgotten, so memory is bounded however many shards there are.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import numpy as np
 
 from lumiray import storage
 from lumiray.data.catalog import Catalog, Known, Rows
+from lumiray.data.filter import Filter
 from lumiray.data.listing import Listed, look_up
+from lumiray.data.survivors import Kept, Sieve, Survivors, tabled_shards
 from lumiray.data.tar import MAX_ROW_BYTES, read_row
 from lumiray.errors import UserError
 from lumiray.storage import without_secrets
@@ -38,7 +41,9 @@ class ShardSet:
     """Shards in order, their rows numbered through.  Made by `ShardSet.open`.
 
     Attributes:
-        rows_per_shard: int64, shape (shards,).
+        rows_per_shard: int64, shape (shards,); with a filter, of those that survive it.
+        stored_per_shard: rows in the archives, in any case.
+        survivors: what a filter leaves; None without one.
         folders, folder_of, names: address of shard i = folders[folder_of[i]] + "/" + names[i].
         sizes: bytes per shard, int64.
     """
@@ -49,6 +54,7 @@ class ShardSet:
         rows_per_shard: np.ndarray,
         digests: Sequence[str],
         index_folder: str | None,
+        survivors: Survivors | None = None,
     ) -> None:
         folders = [storage.parent(each.url) for each in listed]
         self.folders = tuple(dict.fromkeys(folders))
@@ -58,7 +64,9 @@ class ShardSet:
         self.names = np.array([storage.base_name(each.url).encode("utf-8") for each in listed], dtype=np.bytes_)
         self.marks = np.array([each.mark.encode() for each in listed], dtype=np.bytes_)
         self.sizes = np.array([each.size for each in listed], dtype=np.int64)
-        self.rows_per_shard = np.asarray(rows_per_shard, dtype=np.int64)
+        self.stored_per_shard = np.asarray(rows_per_shard, dtype=np.int64)
+        self.rows_per_shard = self.stored_per_shard if survivors is None else survivors.rows
+        self.survivors = survivors
         self.index_folder = index_folder
         self.digest = self._digest(digests)
         self._offsets: OrderedDict[int, Rows] = OrderedDict()
@@ -70,6 +78,7 @@ class ShardSet:
         index_folder: str | None = None,
         scan_map: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
         digest: str | None = None,
+        keep: Filter | None = None,
     ) -> ShardSet:
         """Find the rows of all shards, indexing those that have no index yet.
 
@@ -79,9 +88,11 @@ class ShardSet:
             scan_map: calls a function for each of many shards, as `map`; Ray can do it in parallel, for function,
                 arguments and results can be pickled and the order of the results does not matter.
             digest: digest that an earlier run stored; anything else is refused, and nothing is rebuilt.
+            keep: which rows are numbered, by the tables beside the shards; all rows if not given.
 
         Raises:
-            UserError: no shards, a shard that is missing, unreadable, or changed since it was indexed.
+            UserError: no shards, a shard that is missing, unreadable, or changed since it was indexed; a table that
+                is missing or that the filter does not fit.
         """
         if not urls:
             raise UserError("There are no shards to open.")
@@ -89,12 +100,23 @@ class ShardSet:
         by_folder: dict[str, list[Listed]] = {}
         for each in listed:
             by_folder.setdefault(storage.parent(each.url), []).append(each)
+        tabled = {one.url: one for one in (tabled_shards(listed) if keep is not None else ())}
         known: dict[str, Known] = {}
+        kept: dict[str, Kept] = {}
         for folder, shards in by_folder.items():
-            found = Catalog(folder, index_folder).up_to_date(shards, scan_map, rebuild=digest is None)
+            catalog = Catalog(folder, index_folder)
+            found = catalog.up_to_date(shards, scan_map, rebuild=digest is None, with_keys=keep is not None)
             known.update((shard.url, one) for shard, one in zip(shards, found, strict=True))
+            if keep is not None:
+                left = Sieve(catalog, keep).up_to_date([tabled[shard.url] for shard in shards], scan_map)
+                kept.update((shard.url, one) for shard, one in zip(shards, left, strict=True))
         rows = np.array([known[each.url].rows for each in listed], dtype=np.int64)
-        opened = cls(listed, rows, [known[each.url].digest for each in listed], index_folder)
+        digests = [known[each.url].digest for each in listed]
+        survivors = None
+        if keep is not None:
+            survivors = Survivors.of(keep, [kept[each.url] for each in listed])
+            digests = [f"{one} {kept[each.url].digest}" for one, each in zip(digests, listed, strict=True)]
+        opened = cls(listed, rows, digests, index_folder, survivors)
         if digest is not None and opened.digest != digest:
             raise UserError(
                 f"The shards are not those that the run began with: their digest is {opened.digest}, not {digest}. "
@@ -117,6 +139,11 @@ class ShardSet:
         """Rows of all shards."""
         return int(self.starts[-1])
 
+    @property
+    def num_stored(self) -> int:
+        """Rows in the archives of all shards, those that a filter leaves out too."""
+        return int(self.stored_per_shard.sum())
+
     def url_of(self, shard: int) -> str:
         """Address of a shard."""
         return storage.join(self.folders[self.folder_of[shard]], self.names[shard].decode("utf-8"))
@@ -130,9 +157,22 @@ class ShardSet:
     def locate(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shard numbers and rows within the shards, int64, shape of `ordinals`.
 
+        With a filter too a row within a shard counts all rows of the archive: that is where a message says it is,
+        and another filter leaves its random choices as they are.
+
         Raises:
             ValueError: an ordinal is not in [0, num_rows).
         """
+        shards, rows = self._places(ordinals)
+        for shard in np.unique(shards).tolist() if self.survivors is not None else ():
+            numbers = self._rows_of(shard).numbers
+            if numbers is not None:
+                here = shards == shard
+                rows[here] = numbers[rows[here]]
+        return shards, rows
+
+    def _places(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `locate`, in closed form: rows within the shards count the numbered ones alone."""
         ordinals = np.asarray(ordinals, dtype=np.int64)
         if ordinals.size and (int(ordinals.min()) < 0 or int(ordinals.max()) >= self.num_rows):
             raise ValueError(f"row ordinals must lie in [0, {self.num_rows})")
@@ -168,7 +208,7 @@ class ShardSet:
         return len(self._all_spans(np.unique(np.asarray(ordinals, dtype=np.int64))))
 
     def row_sizes(self, shard: int) -> np.ndarray:
-        """Bytes of each row of a shard as stored, headers included; int64."""
+        """Bytes of each numbered row of a shard as stored, headers included; int64."""
         return self._rows_of(shard).lengths
 
     def _rows_of(self, shard: int) -> Rows:
@@ -178,12 +218,17 @@ class ShardSet:
             return self._offsets[shard]
         url = self.url_of(shard)
         listed = Listed(url, int(self.sizes[shard]), self.marks[shard].decode())
-        rows = Catalog(self.folders[self.folder_of[shard]], self.index_folder).rows(listed)
-        if len(rows.offsets) != self.rows_per_shard[shard]:
+        catalog = Catalog(self.folders[self.folder_of[shard]], self.index_folder)
+        rows = catalog.rows(listed)
+        stored = int(self.stored_per_shard[shard])
+        if len(rows.offsets) != stored:
             raise UserError(
-                f"Shard {without_secrets(url)} has {len(rows.offsets)} rows now and had {self.rows_per_shard[shard]} "
-                "when the run began: it was replaced. Start again with the shards as they are."
+                f"Shard {without_secrets(url)} has {len(rows.offsets)} rows now and had {stored} when the run began: "
+                "it was replaced. Start again with the shards as they are."
             )
+        if self.survivors is not None and self.rows_per_shard[shard] < stored:
+            sieve = Sieve(catalog, self.survivors.keep)
+            rows = rows.only(sieve.numbers(listed, int(self.survivors.digests[shard])))
         self._offsets[shard] = rows
         while len(self._offsets) > 1 and sum(r.nbytes for r in self._offsets.values()) > _OFFSETS_BYTES:
             self._offsets.popitem(last=False)
@@ -200,7 +245,7 @@ class ShardSet:
 
     def _all_spans(self, unique: np.ndarray) -> list[_Span]:
         """Ranges to read for rows in ascending order."""
-        shards, rows = self.locate(unique)
+        shards, rows = self._places(unique)
         spans: list[_Span] = []
         cuts = np.flatnonzero(np.diff(shards)) + 1
         for part in np.split(np.arange(len(unique)), cuts):

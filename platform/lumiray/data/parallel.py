@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
+from lumiray.data.filter import Filter
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import find
 from lumiray.errors import UserError
@@ -16,13 +17,16 @@ _DONE_HERE = 512 << 20  # bytes of shards
 _STOPPED_S = 60.0
 
 
-def open_shards(patterns: str, index_folder: str | None = None) -> ShardSet:
+def open_shards(patterns: str, index_folder: str | None = None, keep: Filter | None = None) -> ShardSet:
     """All shards that the patterns name, with their index built where it is missing.  Ray must be up.
+
+    Args:
+        keep: as `ShardSet.open` has it.
 
     Raises:
         UserError: nothing matches, or a shard is missing, unreadable or changed.
     """
-    return ShardSet.open(find(patterns), index_folder, scan_map=ray_map)
+    return ShardSet.open(find(patterns), index_folder, scan_map=ray_map, keep=keep)
 
 
 def ray_map(

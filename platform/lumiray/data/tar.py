@@ -57,6 +57,7 @@ class ShardScan:
     Args:
         row_offsets: first byte of each row's first header, int64 (n,).
         row_lengths: bytes from there to the end of the row's last member, padding included, int64 (n,).
+        keys: of each row.
         extensions: part (`jpg`, `lq.png`) -> rows that have it.
         duplicates: keys that came again, at most 100 of them.
         ended: True if the archive closes with a block of zeros, as writers that finished leave it.
@@ -64,6 +65,7 @@ class ShardScan:
 
     row_offsets: np.ndarray
     row_lengths: np.ndarray
+    keys: tuple[str, ...] = ()
     extensions: dict[str, int] = field(default_factory=dict)
     duplicates: tuple[str, ...] = ()
     ended: bool = True
@@ -149,6 +151,7 @@ def scan_window(window: Window, url: str) -> ShardScan:
     """As `scan_shard`, over bytes that are already at hand; `url` is for messages."""
     starts: list[int] = []
     ends: list[int] = []
+    keys: list[str] = []
     extensions: Counter[str] = Counter()
     seen: set[str] = set()
     duplicates: list[str] = []
@@ -168,6 +171,7 @@ def scan_window(window: Window, url: str) -> ShardScan:
                 key, parts = named[0], set()
                 starts.append(member.start)
                 ends.append(member.end)
+                keys.append(key)
                 if key in seen and len(duplicates) < 100:
                     duplicates.append(key)
                 seen.add(key)
@@ -181,7 +185,7 @@ def scan_window(window: Window, url: str) -> ShardScan:
         ) from None
     offsets = np.array(starts, dtype=np.int64)
     lengths = np.array(ends, dtype=np.int64) - offsets
-    return ShardScan(offsets, lengths, dict(extensions), tuple(duplicates), ended)
+    return ShardScan(offsets, lengths, tuple(keys), dict(extensions), tuple(duplicates), ended)
 
 
 def _refuse_compressed(window: Window) -> None:

@@ -16,9 +16,11 @@ from typing import Any
 
 from lumiray.config import JobConfig, check_run
 from lumiray.data.entries import StreamSpec
+from lumiray.data.filter import Filter, parse_filter
 from lumiray.data.index import ShardSet
-from lumiray.data.listing import expand, split_patterns
+from lumiray.data.listing import expand, find, split_patterns
 from lumiray.data.plan import Plan, PlanSettings, Source
+from lumiray.data.survivors import check_table
 from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
 from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.identity import compare, data_identity, identity
@@ -115,9 +117,13 @@ def check_job(job: JobConfig) -> Checked:
     """
     check_run(job.run)
     job = independent_of_here(job)
-    training = [source.patterns for source in training_sources(job.run.shards, job.run.mix)]
-    for patterns in filter(None, (*training, job.run.val_shards)):
-        expand(patterns)  # a missing shard stops the job by name
+    keep = filter_of(job)
+    for source in training_sources(job.run.shards, job.run.mix):
+        first, *_ = find(source.patterns)  # a missing shard stops the job by name
+        if keep is not None:
+            check_table(first, keep)
+    if job.run.val_shards:
+        expand(job.run.val_shards)
     classes = read_classes(job.run.evaluate.class_names, job.run.evaluate.templates)
     stored = stored_run(job)
     stage = stage_named(make_system(job.slug, job.system), None)
@@ -143,13 +149,21 @@ def independent_of_here(job: JobConfig) -> JobConfig:
     if run.resume not in ("auto", "never"):
         places["resume"] = absolute(run.resume)
     if data.index:
-        places["data"] = replace(data, index=absolute(data.index))
+        data = replace(data, index=absolute(data.index))
+    if keep := filter_of(job):
+        data = replace(data, filter=keep.text)  # in one spelling, for a run continues only with the filter it had
     if engine.deepspeed:
         engine = replace(engine, deepspeed=json.dumps(own_settings(engine.deepspeed)))
     if engine.nvme_path:
         engine = replace(engine, nvme_path=absolute(engine.nvme_path))
     system = make_system(job.slug, job.system).portable()
-    return replace(job, run=replace(run, **places, engine=engine, output=absolute(str(run.output))), system=system)
+    run = replace(run, **places, data=data, engine=engine, output=absolute(str(run.output)))
+    return replace(job, run=run, system=system)
+
+
+def filter_of(job: JobConfig) -> Filter | None:
+    """Which training rows a job takes; None for all of them."""
+    return None if job.run.data.filter is None else parse_filter(job.run.data.filter)
 
 
 def _whole_paths(patterns: str) -> str:
@@ -247,20 +261,24 @@ def refuse_other_run(job: JobConfig, stored: dict[str, Any], new: dict[str, Any]
         )
 
 
-def make_stream(checked: Checked, open_shards: Callable[[str, str | None], ShardSet]) -> StreamSpec:
+def make_stream(checked: Checked, open_shards: Callable[[str, str | None, Filter | None], ShardSet]) -> StreamSpec:
     """Open the shards, make the plan, and describe the stream.
 
     Args:
-        open_shards: opens shard patterns with an index folder (`parallel.open_shards`).
+        open_shards: opens shard patterns with an index folder and a filter (`parallel.open_shards`).
     """
     job, stage, sizes = checked.job, checked.stage, checked.sizes
     run = job.run
     named = training_sources(run.shards, run.mix)
-    sources = tuple(open_shards(one.patterns, run.data.index) for one in named)
+    sources = tuple(open_shards(one.patterns, run.data.index, filter_of(job)) for one in named)
     for one, shards in zip(named, sources, strict=True):
-        if shards.num_rows < 1:
+        if shards.num_stored < 1:
             raise UserError(f"The training shards {one.patterns} hold no rows.")
-    validation = open_shards(run.val_shards, run.data.index) if run.val_shards else None
+        if shards.num_rows < 1:
+            raise UserError(
+                f"--data.filter {run.data.filter!r} keeps none of the {shards.num_stored} rows of {one.patterns}."
+            )
+    validation = open_shards(run.val_shards, run.data.index, None) if run.val_shards else None
     settings = PlanSettings(run.data.slice_rows, run.data.group_rows)
     plan = Plan(
         [Source(one.name, shards.num_rows, one.weight) for one, shards in zip(named, sources, strict=True)],
@@ -292,6 +310,10 @@ def passes(plan: Plan, sources: Sequence[ShardSet], steps: int) -> Iterator[str]
     delivered = plan.mixture.counts(steps * plan.global_batch_size)
     for source, shards, rows in zip(plan.sources, sources, delivered, strict=True):
         about = f"{source.rows} rows in {len(shards)} shard(s)"
+        if shards.survivors is not None:
+            about = f"filter keeps {source.rows} of {shards.num_stored} rows in {len(shards)} shard(s)"
+            if shards.survivors.unlisted:
+                about += f" ({shards.survivors.unlisted} stand in no table)"
         epochs = f"{rows / source.rows:.3g} epochs"
         if len(sources) == 1:
             yield f"{about}; {steps} steps = {epochs}"

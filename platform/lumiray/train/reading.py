@@ -16,6 +16,7 @@ import numpy as np
 
 from lumiray.data.decoder import Decoder
 from lumiray.data.entries import TRAIN, Entry, StreamSpec, entries, planned_rows, rank_rows, reads
+from lumiray.data.filter import Filter
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import Listed, find
 from lumiray.system import BadRow, Row
@@ -53,7 +54,8 @@ class SampledShards(ShardSet):
     def __init__(self, few: ShardSet, listed: list[Listed]) -> None:
         self.__dict__.update(few.__dict__)  # all that the few know
         self._shards, self._own = len(listed), few.num_rows
-        self._rows = round(few.num_rows / int(few.sizes.sum()) * sum(one.size for one in listed))
+        share = sum(one.size for one in listed) / int(few.sizes.sum())
+        self._rows, self._stored = round(few.num_rows * share), round(few.num_stored * share)
 
     def __len__(self) -> int:
         """Number of shards, the ones that were not read included."""
@@ -64,11 +66,14 @@ class SampledShards(ShardSet):
         """Rows of all shards, as their sizes let expect."""
         return self._rows
 
+    @property
+    def num_stored(self) -> int:
+        """As `num_rows`, with those that a filter leaves out."""
+        return self._stored
+
     def locate(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `ShardSet.locate`; neighbours stay neighbours."""
-        ordinals = np.asarray(ordinals, dtype=np.int64) % self._own
-        shards = np.searchsorted(self.starts, ordinals, side="right") - 1
-        return shards, ordinals - self.starts[shards]
+        return super().locate(np.asarray(ordinals) % self._own)
 
     def read(self, ordinals: np.ndarray) -> list[Row | BadRow]:
         """As `ShardSet.read`."""
@@ -83,8 +88,11 @@ class _TooMuch(Exception):
     """Shards without an index are too many to be read here."""
 
 
-def open_here(patterns: str, index_folder: str | None = None) -> ShardSet:
+def open_here(patterns: str, index_folder: str | None = None, keep: Filter | None = None) -> ShardSet:
     """All shards that the patterns name, without a cluster; a sample where they would take too long to index.
+
+    Args:
+        keep: as `ShardSet.open` has it.
 
     Raises:
         UserError: as `ShardSet.open`.
@@ -99,7 +107,7 @@ def open_here(patterns: str, index_folder: str | None = None) -> ShardSet:
             return pool.map(function, waiting)
 
         try:
-            return ShardSet.open(listed, index_folder, scan_map=scan)
+            return ShardSet.open(listed, index_folder, scan_map=scan, keep=keep)
         except _TooMuch:
             few = [listed[place] for place in np.linspace(0, len(listed) - 1, SAMPLED).astype(int)]
             print(
@@ -107,7 +115,7 @@ def open_here(patterns: str, index_folder: str | None = None) -> ShardSet:
                 "read for the figures below",
                 flush=True,
             )
-            return SampledShards(ShardSet.open(few, index_folder, scan_map=pool.map), listed)
+            return SampledShards(ShardSet.open(few, index_folder, scan_map=pool.map, keep=keep), listed)
 
 
 def measure_reading(stream: StreamSpec, ranks: int) -> Reading:

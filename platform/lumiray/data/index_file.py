@@ -1,0 +1,60 @@
+"""Files of the index: small Parquet files of a stated form, written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from lumiray import storage
+
+_Entry = TypeVar("_Entry")
+
+
+def put_table(table: Any, url: str) -> None:
+    """Write a `pyarrow.Table`."""
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    storage.write_atomically(url, buffer.getvalue())
+
+
+def table_of(data: bytes) -> Any:
+    """The table in a Parquet file, read by the calling thread.
+
+    Arrow's own threads are not needed for files this small, and a process that ends while they start is aborted.
+    """
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
+
+
+def put_entries(entries: Collection[Any], kind: type, form: str, url: str) -> None:
+    """Write dataclasses of texts and whole numbers, a column for each field.
+
+    Args:
+        kind: their class.
+        form: what the file says of itself.
+    """
+    import pyarrow as pa
+
+    types = {"str": pa.string(), "int": pa.int64()}
+    schema = pa.schema([(field.name, types[str(field.type)]) for field in fields(kind)], metadata={"form": form})
+    columns = [[getattr(entry, name) for entry in entries] for name in schema.names]
+    put_table(pa.table(columns, schema=schema), url)
+
+
+def entries_of(data: bytes, kind: type[_Entry], form: str) -> list[_Entry] | None:
+    """What `put_entries` wrote; None for a file of another form, which is then made again."""
+    import pyarrow as pa
+
+    try:
+        table = table_of(data)
+    except pa.ArrowInvalid:
+        return None
+    if (table.schema.metadata or {}).get(b"form") != form.encode():
+        return None
+    columns = [table[field.name].to_pylist() for field in fields(kind)]  # type: ignore[arg-type]
+    return [kind(*values) for values in zip(*columns, strict=True)]
