@@ -1,7 +1,8 @@
 """The command line of a job: every option of the run and of its system, YAML below it (tyro).
 
 config = parse("clip", sys.argv[1:])
-run("clip", main)                       the whole life of a job: parse, call, exit code
+run("clip", ...)                        the whole life of a job: parse, call, exit code
+run_named(..., elsewhere={})            the same where the first word says which system is trained
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
 from lumiray.config import JobConfig, RunConfig
-from lumiray.errors import EXIT_BAD_USE, EXIT_DONE, UserError
+from lumiray.errors import EXIT_BAD_USE, EXIT_DONE, UserError, near
 from lumiray.option_kinds import option_kinds
-from lumiray.registry import config_class
+from lumiray.registry import config_class, slugs
 from lumiray.settings_file import job_from, read_settings
 
 EXAMPLE = r"\n\s*\n|\n(?=\s*python )"  # tyro fills lines as prose; an example stays a paragraph of its own
@@ -110,15 +111,60 @@ def guarded(action: Callable[[], Any]) -> int:
 
 def run(slug: str, description: str, train: Callable[[JobConfig], Any], dry_run: Callable[[JobConfig], str]) -> None:
     """The life of a training job, to its exit code."""
+    sys.exit(guarded(lambda: _act(parse(slug, sys.argv[1:], description), train, dry_run)))
+
+
+def run_named(
+    description: str,
+    train: Callable[[JobConfig], Any],
+    dry_run: Callable[[JobConfig], str],
+    elsewhere: Mapping[str, str],
+) -> None:
+    """The same for a job that trains several systems: the first word of its line says which.
+
+    Args:
+        elsewhere: systems that another job trains, with its file.
+    """
 
     def act() -> None:
-        parsed = parse(slug, sys.argv[1:], description)
-        if parsed.dry_run:
-            print(dry_run(parsed.job))
-        else:
-            train(parsed.job)
+        slug = named_system(sys.argv[1:], description, elsewhere)
+        _act(parse(slug, sys.argv[2:], description), train, dry_run)
 
     sys.exit(guarded(act))
 
 
-__all__ = ["EXIT_BAD_USE", "Parsed", "guarded", "parse", "run"]
+def _act(parsed: Parsed, train: Callable[[JobConfig], Any], dry_run: Callable[[JobConfig], str]) -> None:
+    if parsed.dry_run:
+        print(dry_run(parsed.job))
+    else:
+        train(parsed.job)
+
+
+def named_system(arguments: Sequence[str], description: str, elsewhere: Mapping[str, str]) -> str:
+    """The system that the first word of a job's line names.
+
+    Raises:
+        UserError: it names none, or one that this job does not train.
+        SystemExit: help was asked for without a system, and printed (0).
+    """
+    own = [slug for slug in slugs() if slug not in elsewhere]
+    known = ", ".join(own)
+    if not arguments or arguments[0].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            options: Any = Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+            read_options(
+                options, ("--help",), f"{description}\n\nSystems: {known}. SYSTEM --help adds the options of one."
+            )
+        raise UserError(f"Say first which system is trained, as in {own[0]} --shards ...; there are {known}.")
+    slug = arguments[0].lower().replace("_", "-")
+    if slug in elsewhere:
+        raise UserError(f"{slug} is trained by {elsewhere[slug]}; this job trains {known}.")
+    if slug not in own and slug not in slugs("fit"):
+        raise UserError(
+            f"There is no system {arguments[0]!r}; there are {known}.{near(slug, (*slugs(), *slugs('fit')))}"
+        )
+    config_class(slug)  # one that is fitted to each picture is refused, with its job
+    return slug
+
+
+__all__ = ["EXIT_BAD_USE", "Parsed", "guarded", "parse", "run", "run_named"]

@@ -96,7 +96,7 @@ class EvaluationConfig:
     every: int = 0
     """Steps between evaluations; 0 evaluates only at the end."""
     batch_size: int = 0
-    """Rows per forward pass; 0 takes the micro-batch's size, 512 at most."""
+    """Rows per forward pass; 0 takes 1 where pictures differ in size, else the micro-batch's size, 512 at most."""
     class_names: str | None = None
     """Zero-shot classification of rows with a class: a file with one class name per line, or `imagenet`."""
     templates: str | None = None

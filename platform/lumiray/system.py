@@ -132,6 +132,8 @@ class Stage:
     Args:
         start: the stage whose result this one starts from, or None.
         steps: published length in optimizer steps, or None where the user says it.
+        evaluation_batch_size: rows of an evaluation's forward where the user names no other number; 1 where
+            whole pictures are evaluated, for they may differ in size.  None: as many as in training.
         metrics: names of evaluations in `lumiray.evaluate` that fit this stage.
     """
 
@@ -142,6 +144,7 @@ class Stage:
     steps: int | None = None
     global_batch_size: int | None = None
     micro_batch_size: int | None = None
+    evaluation_batch_size: int | None = None
     metrics: tuple[str, ...] = ()
 
 
@@ -198,10 +201,24 @@ class System(ABC):
         """
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Stack prepared rows; systems with targets of varying size say here how they are packed."""
+        """Stack prepared rows; systems with targets of varying size say here how they are packed.
+
+        Raises:
+            lumiray.errors.UserError: they differ in shape, as whole pictures of an evaluation may.
+        """
         import numpy
 
-        return {name: numpy.stack([numpy.asarray(row[name]) for row in rows]) for name in rows[0]}
+        from lumiray.errors import UserError
+
+        arrays = {name: [numpy.asarray(row[name]) for row in rows] for name in rows[0]}
+        for name, values in arrays.items():
+            shapes = sorted({one.shape for one in values})
+            if len(shapes) > 1:
+                raise UserError(
+                    f"{self.slug}: {name} of one batch has the shapes {shapes[0]} and {shapes[-1]}, and a batch has "
+                    "one. Evaluate pictures of several sizes one at a time: --evaluate.batch-size 1."
+                )
+        return {name: numpy.stack(values) for name, values in arrays.items()}
 
     def losses(self, player: str, batch: Batch) -> dict[str, Term]:
         """Named terms of one micro-batch; tensors are on the worker's device, dtype as `prepare` gave."""

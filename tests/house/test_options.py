@@ -34,8 +34,10 @@ from lumiray.registry import config_class, slugs
 
 FROZEN = Path(__file__).with_name("options.txt")
 JOB, SLUG = "jobs/clip_pretrain.py", "clip"
+TRAINS_SEVERAL = "jobs/restore_finetune.py"
 FIT_JOB = "jobs/restore_zero_shot.py"
 RENEW = "python tests/house/test_options.py --write"
+TRAINED = [config_class(slug) for slug in slugs()]
 FITTED = [config_class(slug, "fit") for slug in slugs("fit")]
 NOT_READ = {"config", "dry_run"}  # read by the command line itself
 
@@ -49,6 +51,18 @@ def listed() -> list[str]:
     found: dict[str, Any] = {name: default for name, (_, default) in options(SLUG).items()}
     found |= {name: default for name, _, default in leaves(Asked)}
     return [f"{flag(name)} {shown(default)}" for name, default in found.items()]
+
+
+def trained() -> list[str]:
+    """Systems that the job for several of them trains."""
+    return [slug for slug in slugs() if slug != SLUG]
+
+
+def listed_trained() -> list[str]:
+    """The own options of the systems of that job, after their names; the run's are those above."""
+    return [
+        f"{slug} {flag(name)} {shown(default)}" for slug in trained() for name, _, default in leaves(config_class(slug))
+    ]
 
 
 def listed_fits() -> list[str]:
@@ -77,7 +91,7 @@ def classes(kind: type) -> Iterator[type]:
 
 def test_options_and_defaults_are_those_that_were_promised() -> None:
     frozen = [line for line in FROZEN.read_text().splitlines() if not line.startswith("#")]
-    now = [*listed(), *listed_fits()]
+    now = [*listed(), *listed_trained(), *listed_fits()]
     changes = "\n".join(difflib.unified_diff(frozen, now, "options.txt", "the command line now", lineterm="", n=0))
     assert not changes, (
         f"{JOB} has other options than tests/house/options.txt:\n{changes}\n"
@@ -92,7 +106,14 @@ def test_the_help_shows_exactly_these_options_and_every_one_can_be_given() -> No
     assert "{fixed}" not in text  # so tyro shows what it cannot read
 
 
-@pytest.mark.parametrize("kind", [RunConfig, Asked, config_class(SLUG), FitOptions, *FITTED])
+@pytest.mark.parametrize("slug", trained())
+def test_the_help_of_a_system_shows_the_run_s_options_and_its_own(slug: str) -> None:
+    text, _ = help_of(TRAINS_SEVERAL, slug)
+    found = re.findall(r"^│ (--[a-z0-9.-]+)", text, flags=re.MULTILINE)
+    assert sorted(found) == sorted(flag(name) for name in [*options(slug), *(name for name, _, _ in leaves(Asked))])
+
+
+@pytest.mark.parametrize("kind", [RunConfig, Asked, FitOptions, *TRAINED, *FITTED])
 def test_every_option_is_explained_by_the_text_below_its_field(kind: type) -> None:
     for one in classes(kind):
         (definition,) = ast.parse(inspect.getsource(one)).body
@@ -115,7 +136,7 @@ def test_every_option_is_read_somewhere() -> None:
         for node in ast.walk(source.tree)
         if isinstance(node, ast.Attribute)
     }
-    names = [*options(SLUG), *(name for name, _, _ in leaves(Asked))]
+    names = [*(name for slug in slugs() for name in options(slug)), *(name for name, _, _ in leaves(Asked))]
     assert [name for name in names if name.split(".")[-1] not in read | NOT_READ] == []
 
 
@@ -138,6 +159,7 @@ if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit(f"usage: {RENEW}")
     head = f"# Options of {JOB} and their defaults.  Renewed by: {RENEW}"
-    second = f"# Options of {FIT_JOB} SYSTEM, and of each system"
-    FROZEN.write_text("\n".join((head, *listed(), second, *listed_fits(), "")))
-    print(f"{len(listed()) + len(listed_fits())} options written to {FROZEN.relative_to(ROOT)}")
+    second = f"# Options of the systems of {TRAINS_SEVERAL}, besides those of the run above"
+    third = f"# Options of {FIT_JOB} SYSTEM, and of each system"
+    FROZEN.write_text("\n".join((head, *listed(), second, *listed_trained(), third, *listed_fits(), "")))
+    print(f"{len(listed()) + len(listed_trained()) + len(listed_fits())} options written to {FROZEN.relative_to(ROOT)}")

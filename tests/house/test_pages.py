@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from tests.house.pages import commands, inline, make_targets, named_files
 from tests.house.sources import ROOT, help_of, sources
+from tests.house.test_options import TRAINS_SEVERAL, trained
 
 from lumiray.cli import parser
+from lumiray.registry import slugs
 
 PAGES = [
     file.relative_to(ROOT).as_posix()
@@ -18,6 +20,7 @@ PAGES = [
     for file in sorted(ROOT.glob(pattern))
 ]
 MADE = {"benchmarks/results"}  # what a command leaves
+NAMED = {*slugs(), *slugs("fit")}  # systems
 
 
 def unknown_targets(page: str) -> list[str]:
@@ -27,9 +30,9 @@ def unknown_targets(page: str) -> list[str]:
     return [word for word in words if word not in known and "=" not in word and not word.startswith("-")]
 
 
-def options_of(job: str) -> set[str]:
-    """Options in a job's help, at the start of their lines."""
-    text, _ = help_of(job)
+def options_of(job: str, *system: str) -> set[str]:
+    """Options in a job's help, at the start of their lines; with those of a system where its name is the first word."""
+    text, _ = help_of(job, *system)
     return {line.split()[1].rstrip(",") for line in text.splitlines() if line.startswith("│ --")} | {"--help"}
 
 
@@ -41,14 +44,17 @@ def wrong_job_commands(page: str) -> list[str]:
             if not (ROOT / job).exists():
                 found.append(f"{job} does not exist")
                 continue
-            used = {word.partition("=")[0] for word in words[words.index(job) :] if word.startswith("--")}
-            found += [f"{job} has no option {one}" for one in sorted(used - options_of(job))]
+            given = words[words.index(job) + 1 :]
+            used = {word.partition("=")[0] for word in given if word.startswith("--")}
+            system = [word for word in given[:1] if word in NAMED]
+            found += [f"{job} has no option {one}" for one in sorted(used - options_of(job, *system))]
     return found
 
 
 def unknown_inline_options(page: str) -> list[str]:
     """Options in running text that nothing here has."""
     known = {option for file in sorted((ROOT / "jobs").glob("*.py")) for option in options_of(f"jobs/{file.name}")}
+    known |= {option for slug in trained() for option in options_of(TRAINS_SEVERAL, slug)}
     known |= {text for one in every_parser(parser()) for action in one._actions for text in action.option_strings}
     known |= {  # of benchmarks and examples, as their code writes them
         node.value

@@ -22,7 +22,7 @@ from lumiray.system import Batch, Record, Schedule, Stage, Term
 
 ROWS, MICRO = 12, 3  # of a global batch: four micro-batches
 PLAIN = toy.ToyConfig(dropout=0.0)
-VALIDATION_ROWS = 10
+TRAINING_ROWS, VALIDATION_ROWS = 100, 10
 Spoil = Callable[[int, Entry, dict[str, np.ndarray]], list[dict[str, Any]] | None]
 
 
@@ -107,17 +107,18 @@ def spec_of(case: Case) -> Any:
     from lumiray.data.listing import Listed
     from lumiray.data.plan import Plan, PlanSettings, Source
 
-    listed = [Listed("nowhere/0.tar", 1, "")]
-    shards = ShardSet(listed, np.array([VALIDATION_ROWS]), ["0"], None)
+    def shards(rows: int) -> ShardSet:
+        return ShardSet([Listed("nowhere/0.tar", 1, "")], np.array([rows]), ["0"], None)
+
     return StreamSpec(
         slug="toy",
         system_config=None,
         stage="toy",
-        plan=Plan((Source("toy", 100),), PlanSettings(), ROWS, MICRO, 0),
-        sources=(),
+        plan=Plan((Source("toy", TRAINING_ROWS),), PlanSettings(), ROWS, MICRO, 0),
+        sources=(shards(TRAINING_ROWS),),
         seed=0,
         total_steps=case.steps,
-        validation=shards if case.evaluate_every else None,
+        validation=shards(VALIDATION_ROWS) if case.evaluate_every else None,
         evaluation_batch_size=MICRO,
         evaluate_every=case.evaluate_every,
     )

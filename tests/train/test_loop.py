@@ -95,6 +95,14 @@ def logged(found: Run, name: str) -> dict[int, float]:
     return {int(step) - 1: row[name] for step, row in found["logged"].items() if row[name] is not None}
 
 
+def rows_of(step: int) -> str:
+    """The planned rows of a step, as messages name them."""
+    from lumiray.data.plan import Plan, PlanSettings, Source
+
+    plan = Plan((Source("toy", groups.TRAINING_ROWS),), PlanSettings(), groups.ROWS, groups.MICRO, 0)
+    return "0.tar rows " + ", ".join(map(str, sorted(plan.batch(step).row.tolist())))
+
+
 def assert_close(ours: dict[str, list[float]], theirs: dict[str, list[float]], tolerance: float) -> None:
     assert ours.keys() == theirs.keys()
     for name, values in theirs.items():
@@ -122,7 +130,8 @@ def test_a_batch_with_a_nan_moves_the_position_but_neither_weights_nor_rate_nor_
     rates = contrast["lr"]
     assert rates[groups.NAN] == rates[groups.NAN + 1] > rates[groups.NAN + 2]
     assert sorted(logged(found, "loss")) == [step for step in range(5) if step != groups.NAN]
-    assert found["lines"][0] == ["step 2: the loss of toy is not finite; no update (1 in a row)"]
+    told = f"step 2: the loss of toy is not finite; no update (1 in a row); its rows: {rows_of(groups.NAN)}"
+    assert found["lines"][0] == [told]
 
 
 @pytest.mark.parametrize("zero", STAGES)
@@ -142,7 +151,7 @@ def test_nothing_stays_of_a_step_whose_second_micro_batch_or_only_gradient_is_no
 ) -> None:
     found = of_two[f"fit/{zero}"]
     assert found["lines"][0] == [
-        "step 1: the loss of toy is not finite; no update (1 in a row)",
+        f"step 1: the loss of toy is not finite; no update (1 in a row); its rows: {rows_of(groups.LATE_NAN)}",
         "step 3: gradients of toy are not finite; no update (1 in a row)",
     ]
     assert logged(found, "grad_norm") == pytest.approx(fit["grad_norm"], rel=2e-5)
@@ -178,7 +187,8 @@ def test_one_overflow_between_good_steps_is_forgotten(of_two: dict[str, Run]) ->
 def test_twenty_bad_steps_in_a_row_stop_the_run_and_leave_the_checkpoints_before_them(of_two: dict[str, Run]) -> None:
     found = of_two["twenty"]
     for told in found["ended"]:
-        assert told.startswith("RunFailure: step 24: the loss of toy is not finite, 20 steps in a row.")
+        assert told.startswith("RunFailure: step 24: the loss of toy is not finite, 20 steps in a row; its rows: ")
+        assert rows_of(24) in told
         assert "--lr" in told
         assert "--engine.clip-norm" in told
     assert list(found["checkpoints"]) == ["4", "2"]

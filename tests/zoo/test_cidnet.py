@@ -240,11 +240,35 @@ def crop_is_in(crop: np.ndarray, picture: np.ndarray) -> bool:
     return bool((windows == crop[:, None, None]).all(axis=(0, 3, 4)).any())
 
 
-def test_evaluation_takes_the_middle() -> None:
-    picture = photo(40, 50)
-    middle = prepared(row(lq=dark(picture), gt=picture))
-    assert np.array_equal(middle["gt"], picture[4:36, 9:41].transpose(2, 0, 1))
-    assert np.array_equal(middle["lq"], dark(picture)[4:36, 9:41].transpose(2, 0, 1))
+def test_evaluation_leaves_pictures_whole() -> None:
+    picture = photo(21, 50)  # less than the crop on one side
+    whole = prepared(row(lq=dark(picture), gt=picture))
+    assert np.array_equal(whole["gt"], picture.transpose(2, 0, 1))
+    assert np.array_equal(whole["lq"], dark(picture).transpose(2, 0, 1))
+    with pytest.raises(BadRow, match="50 x 10 pixels, fewer than SSIM's window of 11 x 11"):
+        prepared(row(lq=photo(10, 50), gt=photo(10, 50)))
+
+
+def test_whole_pictures_of_several_sizes_are_no_batch() -> None:
+    rows = [prepared(row(lq=photo(*size), gt=photo(*size))) for size in ((20, 50), (30, 40))]
+    system = built()
+    assert [one.evaluation_batch_size for one in system.stages()] == [1]
+    assert system.collate(rows[:1])["lq"].shape == (1, 3, 20, 50)
+    told = r"lq of one batch has the shapes \(3, 20, 50\) and \(3, 30, 40\).*--evaluate.batch-size 1"
+    with pytest.raises(UserError, match=told):
+        system.collate(rows)
+
+
+def test_what_evaluation_compares_is_the_result_as_it_is_saved() -> None:
+    system = built()
+    picture = photo(13, 18)
+    given = {name: torch.from_numpy(one)[None] for name, one in prepared(row(lq=dark(picture), gt=picture)).items()}
+    found = system.embed(given)
+    assert {name: (value.dtype, value.shape) for name, value in found.items()} == dict.fromkeys(
+        ("restored", "reference"), (torch.uint8, (1, 3, 13, 18))
+    )
+    assert np.array_equal(found["restored"][0].permute(1, 2, 0).numpy(), system.restore(dark(picture)))
+    assert np.array_equal(found["reference"][0].permute(1, 2, 0).numpy(), picture)
 
 
 @pytest.mark.parametrize("seed", [None, 0])
@@ -254,13 +278,18 @@ def test_evaluation_takes_the_middle() -> None:
         (row(lq=photo(40, 50), gt=photo(50, 40)), "lq has 50 x 40 pixels and gt 40 x 50"),
         (row(lq=photo(40, 50)), r"no picture gt\.\* \(it has lq\.png\)"),
         (row(gt=photo(40, 50)), r"no picture lq\.\*"),
-        (row(lq=photo(40, 31), gt=photo(40, 31)), "31 x 40 pixels, fewer than the crop of 32 x 32"),
+        (row(lq=photo(40, 9), gt=photo(40, 9)), "9 x 40 pixels, fewer than "),
         (Row("key", {"lq.png": png(photo(40, 40)), "gt.png": b"broken"}, 0), r"^gt\.png: not a picture"),
     ],
 )
 def test_pairs_that_cannot_be_used_say_why(bad: Row, told: str, seed: int | None) -> None:
     with pytest.raises(BadRow, match=told):
         prepared(bad, seed)
+
+
+def test_a_pair_must_hold_a_training_crop() -> None:
+    with pytest.raises(BadRow, match="31 x 40 pixels, fewer than the crop of 32 x 32"):
+        prepared(row(lq=photo(40, 31), gt=photo(40, 31)), seed=0)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from lumizoo.cidnet.vgg import load_vgg, vgg_file
 
 Picture = TypeVar("Picture")
 WARMUP = 183  # three epochs of LOLv1: 485 pairs in batches of 8
+METRICS = ("psnr", "ssim", "psnr_gt_mean", "ssim_gt_mean")  # LPIPS is published too; its weights ship with no package
 
 
 class CidnetSystem(System):
@@ -47,7 +48,7 @@ class CidnetSystem(System):
             Optimizer("adamw", lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0),
             Schedule("cosine", warmup=WARMUP),
         )
-        return (Stage("train", Record.PAIR, (player,), global_batch_size=8),)
+        return (Stage("train", Record.PAIR, (player,), global_batch_size=8, evaluation_batch_size=1, metrics=METRICS),)
 
     def build(self, stage: Stage) -> nn.ModuleDict:
         """The network under `cidnet`; the frozen VGG-19 under `vgg`, if its file is given and its loss counts."""
@@ -83,6 +84,10 @@ class CidnetSystem(System):
     def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The names of the published checkpoints: no prefix, and nothing of VGG-19."""
         return {name.removeprefix("cidnet."): value for name, value in state.items() if name.startswith("cidnet.")}
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """What PSNR and SSIM compare: `restored` and `reference`, uint8 `(B, 3, H, W)`, of whole pairs."""
+        return {"restored": self.restore(batch["lq"]), "reference": batch["gt"]}
 
     def restore(self, pictures: Picture) -> Picture:
         """Enhanced pictures of the kind and size that was given (see `through`); 8-bit levels are cut off.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
 
 from lumiray.errors import UserError, near
 from lumiray.evaluate.classes import Classes
+from lumiray.evaluate.fidelity import FidelityEvaluator, gt_mean, psnr, ssim
 from lumiray.evaluate.retrieval import RetrievalEvaluator
 from lumiray.evaluate.zero_shot import ZeroShotEvaluator, class_embeddings
 from lumiray.system import Batch
@@ -24,7 +26,10 @@ class Evaluator(Protocol):
         """Figures over everything seen by all ranks."""
 
 
-EVALUATORS = {"retrieval": RetrievalEvaluator}
+FIDELITY = {"psnr": psnr, "ssim": ssim, "psnr_gt_mean": gt_mean(psnr), "ssim_gt_mean": gt_mean(ssim)}
+EVALUATORS: dict[str, Callable[[], Evaluator]] = {"retrieval": RetrievalEvaluator} | {
+    name: partial(FidelityEvaluator, name, measure) for name, measure in FIDELITY.items()
+}
 
 
 def evaluators(

@@ -299,7 +299,9 @@ def make_stream(checked: Checked, open_shards: Callable[[str, str | None, Filter
         seed=run.seed,
         total_steps=steps,
         validation=validation,
-        evaluation_batch_size=run.evaluate.batch_size or min(sizes.micro_batch_size, 512),
+        evaluation_batch_size=(
+            run.evaluate.batch_size or stage.evaluation_batch_size or min(sizes.micro_batch_size, 512)
+        ),
         evaluate_every=run.evaluate.every,
         fail_on_bad_row=run.data.bad_rows == "fail",
     )

@@ -46,6 +46,7 @@ from lumiray.train.recipe import resolved_player
 from lumiray.train.schedule import learning_rate
 from lumiray.train.shared_cores import SharedCores
 from lumiray.train.step import MicroBatch, StepPlace, Sums, accumulate, reduce_sums
+from lumiray.train.step_rows import rows_of_step
 
 GO, STOP, FAILED = 0, 1, 2  # what a rank wants before a step; the gravest of all counts
 SKIPPED_IN_A_ROW = 20  # updates without a finite loss before the run gives up (fp16 may need several to scale)
@@ -238,7 +239,7 @@ class Loop:
             sums = self.accumulated(trained, micros, place)
             row |= {"sums": sums, "lr": rate, "engine": engine, "player": player}
             if sums is None:
-                self.skipped(step, f"the loss of {name} is not finite")
+                self.skipped(step, f"the loss of {name} is not finite", rows_of_step(self.stream, step))
                 continue
             norm = take_step(engine)
             if norm is None:
@@ -272,18 +273,22 @@ class Loop:
             return None
         return master_values(engine, list(names))
 
-    def skipped(self, step: int, why: str) -> None:
+    def skipped(self, step: int, why: str, rows: str = "") -> None:
         """Account for a step without an update; give up when they come in a row.
+
+        Args:
+            rows: of the step, where they may be the reason.
 
         Raises:
             RunFailure: too many in a row; the last checkpoint stays as it is.
         """
         self.counters.skipped_in_a_row += 1
+        named = f"; its rows: {rows}" if rows else ""
         if self.place.rank == 0:
-            self.show(f"step {step}: {why}; no update ({self.counters.skipped_in_a_row} in a row)")
+            self.show(f"step {step}: {why}; no update ({self.counters.skipped_in_a_row} in a row){named}")
         if self.counters.skipped_in_a_row >= SKIPPED_IN_A_ROW:
             raise RunFailure(
-                f"step {step}: {why}, {SKIPPED_IN_A_ROW} steps in a row. The last checkpoint in "
+                f"step {step}: {why}, {SKIPPED_IN_A_ROW} steps in a row{named}. The last checkpoint in "
                 f"{self.run.output} is untouched; lower --lr, lengthen --warmup or set --engine.clip-norm."
             )
 

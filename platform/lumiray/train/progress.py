@@ -59,8 +59,9 @@ class Progress:
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Log one evaluation."""
         self._write({"step": step, "kind": "evaluation", "time_s": self._elapsed()} | metrics)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "R@" in name or "top" in name)
-        self.message(f"evaluation at step {step}: {shown or metrics}")
+        chosen = {name: value for name, value in metrics.items() if "R@" in name or "top" in name} or metrics
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+        self.message(f"evaluation at step {step}: {shown}")
 
     def started(self, marks: dict[str, float]) -> None:
         """Log when the parts of the start were passed, in seconds since the command began."""
