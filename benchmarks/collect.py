@@ -46,6 +46,16 @@ class Benchmark:
 BENCHMARKS = (
     Benchmark("train_overhead", at_most={"ratio_bare": 1.05}),
     Benchmark("against_open_clip", at_least={"ratio_data_bound": 1.2, "ratio_compute_bound": 1.0}),
+    Benchmark(
+        "loader",
+        at_least={
+            "ratio_webdataset_steady": 3.0,
+            "ratio_webdataset_total": 2.0,
+            "ratio_limit": 0.9,
+            "ratio_reduced": 1.4,
+            "psnr_mean_db": 38.0,
+        },
+    ),
     Benchmark("first_step", at_most={"first_step_s": 40.0}),
     Benchmark("contrastive_memory", at_most={"ratio_16k_32k": 2.2}),
     Benchmark("gpu_step"),

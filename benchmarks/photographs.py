@@ -1,9 +1,10 @@
 """Shards of real photographs for benchmarks: crops of pictures that ship inside scikit-image.
 
-    python benchmarks/photographs.py OUTPUT --rows 2000 --width 512 --height 384
+    python benchmarks/photographs.py OUTPUT --rows 2000 --width 512 --height 384 [--collages]
 
 Every row is a different crop (place, scale, mirror) of one of a few photographs, written as JPEG with a short
-caption.  Decoding and resizing cost what photographs cost; nothing here is meant to be learnt from.
+caption; pictures larger than the photographs are collages of them at their native resolution.  Decoding and resizing
+cost what photographs cost; nothing here is meant to be learnt from.
 """
 
 from __future__ import annotations
@@ -37,7 +38,23 @@ def crop(picture: Image.Image, size: tuple[int, int], draw: np.random.Generator)
     return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else cut
 
 
-def write_shards(output: Path, rows: int, size: tuple[int, int], rows_per_shard: int = 500) -> list[Path]:
+def collage(pictures: list[Image.Image], size: tuple[int, int], draw: np.random.Generator) -> Image.Image:
+    """Strips of photographs at their native resolution, side by side until `size` (width, height) is full."""
+    made = Image.new("RGB", size)
+    strip = min(picture.height for picture in pictures)
+    for top in range(0, size[1], strip):
+        left = 0
+        while left < size[0]:
+            picture = pictures[draw.integers(len(pictures))]
+            start = int(draw.integers(picture.height - strip + 1))
+            made.paste(picture.crop((0, start, picture.width, start + strip)), (left, top))
+            left += picture.width
+    return made.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else made
+
+
+def write_shards(
+    output: Path, rows: int, size: tuple[int, int], rows_per_shard: int = 500, collages: bool = False
+) -> list[Path]:
     """Write WebDataset shards (`.jpg` and `.txt`); does nothing if they are there already."""
     output.mkdir(parents=True, exist_ok=True)
     count = -(-rows // rows_per_shard)
@@ -50,9 +67,13 @@ def write_shards(output: Path, rows: int, size: tuple[int, int], rows_per_shard:
         with tarfile.open(partial, "w") as archive:
             for row in range(number * rows_per_shard, min(rows, (number + 1) * rows_per_shard)):
                 name, picture = pictures[row % len(pictures)]
-                encoded = io.BytesIO()
-                crop(picture, size, draw).save(encoded, "JPEG", quality=90)
                 caption = f"photograph {row} of the {name.replace('_', ' ')}".encode()
+                if collages:
+                    made, caption = collage([one for _, one in pictures], size, draw), b"a collage of photographs"
+                else:
+                    made = crop(picture, size, draw)
+                encoded = io.BytesIO()
+                made.save(encoded, "JPEG", quality=90)
                 for extension, data in (("jpg", encoded.getvalue()), ("txt", caption)):
                     member = tarfile.TarInfo(f"{row:08d}.{extension}")
                     member.size = len(data)
@@ -68,8 +89,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--height", type=int, default=384)
+    parser.add_argument("--collages", action="store_true", help="for pictures larger than the photographs")
     given = parser.parse_args(arguments)
-    shards = write_shards(given.output, given.rows, (given.width, given.height))
+    shards = write_shards(given.output, given.rows, (given.width, given.height), collages=given.collages)
     print(f"{given.rows} rows in {len(shards)} shards in {given.output}")
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from lumiray.data.decode import decode
-from lumiray.data.picture import color_jitter, grey, random_resized_crop, resize_for_evaluation
+from lumiray.data.picture import (
+    color_jitter,
+    grey,
+    random_resized_crop,
+    reduced_random_resized_crop,
+    resize_for_evaluation,
+)
 from lumiray.system import BadRow, Row
 from lumizoo.clip.captions import Tokenizer, all_captions, caption_sources, choose_caption
 from lumizoo.clip.config import ClipConfig
@@ -51,7 +58,7 @@ class Prepare:
             return self.for_evaluation(row)
         caption = choose_caption(row, self.sources, draw)
         return {
-            "image": self.augmented(self.picture(row), self.form.size, draw),
+            "image": self.augmented(row, self.form.size, draw),
             "text": self.tokenizer(caption),
             "identity": np.int64(row.identity),
             "caption_id": np.int64(_hash(caption)),
@@ -70,20 +77,26 @@ class Prepare:
             "label": np.int64(label),
         }
 
-    def picture(self, row: Row) -> np.ndarray:
-        """The row's picture, uint8 (H, W, 3)."""
+    def picture(self, row: Row, decoded: Callable[[bytes], np.ndarray] = decode) -> np.ndarray:
+        """The row's picture as `decoded` gives it, uint8 (H, W, 3)."""
         for extension in PICTURES:
             if extension in row.parts:
                 try:
-                    return decode(row.parts[extension])
+                    return decoded(row.parts[extension])
                 except ValueError as error:
                     raise BadRow(f"the picture in .{extension} cannot be decoded: {error}") from None
         raise BadRow(f"the row has no picture (it has {', '.join(sorted(row.parts)) or 'nothing'})")
 
-    def augmented(self, picture: np.ndarray, size: int, draw: np.random.Generator) -> np.ndarray:
+    def augmented(self, row: Row, size: int, draw: np.random.Generator) -> np.ndarray:
         """Random resized crop, uint8 (3, S, S); colour changes and grey where they are asked for."""
         config = self.config
-        square = random_resized_crop(picture, size, config.crop_scale, config.crop_ratio, draw)
+
+        def cropped(data: bytes) -> np.ndarray:
+            if config.reduced_decoding:
+                return reduced_random_resized_crop(data, size, config.crop_scale, config.crop_ratio, draw)
+            return random_resized_crop(decode(data), size, config.crop_scale, config.crop_ratio, draw)
+
+        square = self.picture(row, cropped)
         if any(config.color_jitter) and draw.random() < config.color_jitter_prob:
             square = color_jitter(square, *config.color_jitter, draw)
         if config.grey_prob and draw.random() < config.grey_prob:

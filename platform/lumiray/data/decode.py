@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,22 +28,26 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG200
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that carry the size of a JPEG
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, factor: Literal[1, 2, 4, 8] = 1) -> np.ndarray:
     """Decode one picture.  Orientation tags are not followed, as in open_clip.
 
+    Args:
+        factor: 2, 4 or 8 makes a JPEG smaller while it is decoded: fewer frequencies of each block of 8 x 8 pixels
+            are turned into pixels, and pixel i covers pixels [factor * i, factor * (i + 1)) of the whole picture.
+            What OpenCV does not take comes in full size.
+
     Returns:
-        uint8, (H, W, 3), RGB.
+        uint8, (H, W, 3), RGB; made smaller, the sides are divided by `factor` and rounded up.
 
     Raises:
-        BadRow: not a picture, broken, cut off, or larger than `max_pixels`.
+        BadRow: not a picture, broken, cut off, or larger than `max_pixels` in full size.
     """
-    if data[:3] == b"\xff\xd8\xff":
-        frame = jpeg_frame(data)
-        if frame is not None:
-            _check_size(frame.height, frame.width, max_pixels)
-            picture = _fast_jpeg(data) if frame.channels in (1, 3) else None
-            if picture is not None:
-                return picture
+    frame = jpeg_frame(data)
+    if frame is not None:
+        _check_size(frame.height, frame.width, max_pixels)
+        picture = _fast_jpeg(data, factor) if frame.channels in (1, 3) else None
+        if picture is not None:
+            return picture
     return _with_pil(data, max_pixels)
 
 
@@ -57,8 +61,8 @@ class Frame:
 
 
 def jpeg_frame(data: bytes) -> Frame | None:
-    """Read a JPEG's header up to its frame, or None where there is none."""
-    place, end = 2, len(data)
+    """Read a JPEG's header up to its frame, or None where there is none, or it is no JPEG."""
+    place, end = 2, len(data) if data[:3] == b"\xff\xd8\xff" else 0
     while place + 10 <= end and data[place] == 0xFF:
         marker = data[place + 1]
         if marker == 0xFF:  # filling
@@ -82,15 +86,16 @@ def _opencv() -> Any | None:
     return cv2
 
 
-def _fast_jpeg(data: bytes) -> np.ndarray | None:
+def _fast_jpeg(data: bytes, factor: int) -> np.ndarray | None:
     """None where OpenCV is missing, or cannot, or will not."""
     cv2 = _opencv()
     if cv2 is None:
         return None
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    if factor > 1:  # the name for grey is the bit of the size alone; that for colour asks for blue first as well
+        flags |= getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{factor}")
     try:  # None, or an exception, for what it cannot read
-        picture: np.ndarray | None = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        )
+        picture: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return picture

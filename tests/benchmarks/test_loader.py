@@ -1,0 +1,28 @@
+"""The rates that loader.py reads from the times at which batches were there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from loader import rates
+
+
+def test_a_backlog_at_the_beginning_and_a_slow_end_are_left_out_of_the_steady_rate() -> None:
+    begin = 1000.0
+    backlog = [1010.0] * 10  # there at once when the start-up is over
+    middle = [1010.0 + 0.5 * number for number in range(1, 27)]
+    end = [middle[-1] + 3.0 * number for number in range(1, 5)]
+    found = rates(backlog + middle + end, begin, 256)
+    assert found.steady == pytest.approx(256 / 0.5)
+    assert found.total == pytest.approx(256 * 40 / (end[-1] - begin))
+
+
+def test_a_smoke_run_of_three_batches_has_rates() -> None:
+    found = rates([1001.0, 1002.0, 1003.0], 1000.0, 256)
+    assert (found.steady, found.total) == (256, 256)
