@@ -178,6 +178,11 @@ class RecordedRun:
         for step, received in enumerate(history):  # those of an uncut run, wherever it was cut
             planned = Counter(row for row in plan.batch(step).row.tolist() if row not in BAD)
             assert not planned - Counter(received.tolist()), step
+        told = (json.loads(line) for line in (self.base / "run" / "bad_rows.jsonl").read_text().splitlines())
+        starts = np.cumsum((0, *COUNTS))
+        replaced = Counter(int(starts[int(one["shard"][:5])]) + one["row"] for one in told)
+        assert set(replaced) == BAD
+        assert min(replaced.values()) >= epochs  # more where a bad row was drawn as a substitute
         made = {(one["step"], one["group"]) for one in self.records()}
         groups = len({group for _, group in made})
         return {"kills": len(self.kills), "groups": groups, "steps_made": len(made), "steps": STEPS_PER_EPOCHS}

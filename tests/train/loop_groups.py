@@ -184,6 +184,7 @@ def run(case: Case, url: str) -> dict[str, Any]:
         "weights": weights,
         "logged": logged(url),
         "evaluated": logged(url, "evaluation"),
+        "bad_rows": listed_bad_rows(url),
         "checkpoints": {one.step: one.position for one in complete(url)},
         "zero": [engine.zero_optimization_stage(), engine.zero_reduce_bucket_size()],
     }
@@ -195,6 +196,12 @@ def logged(url: str, kind: str = "train") -> dict[int, dict[str, Any]]:
     """Logged rows of a kind by step."""
     rows = (json.loads(line) for line in (Path(url) / "metrics.jsonl").read_text().splitlines())
     return {row["step"]: row for row in rows if row["kind"] == kind}
+
+
+def listed_bad_rows(url: str) -> list[dict[str, Any]]:
+    """Lines of the list of rows that were replaced."""
+    file = Path(url) / "bad_rows.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def nan(*steps: int, row: int = 0) -> Spoil:

@@ -233,6 +233,9 @@ def test_bad_rows_are_named_and_counted_over_all_ranks(of_two: dict[str, Run]) -
     assert [one["replaced_rows"] for one in found["counters"]] == [3, 3]
     assert found["logged"]["2"]["replaced_rows"] == 3
     assert found["checkpoints"]["2"]["replaced_rows"] == 3
+    assert [(one["step"], one["shard"], one["row"]) for one in found["bad_rows"]] == [
+        (2, "00007.tar", row) for row in range(3)
+    ]
 
 
 def test_bad_rows_of_an_evaluation_are_named_and_do_not_count(of_two: dict[str, Run]) -> None:

@@ -13,10 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lumiray.config import LogConfig
 from lumiray.errors import UserError
-from lumiray.storage import join, list_names, read_bytes
+from lumiray.storage import exists, join, list_names, read_bytes
 from lumiray.train import sinks
 from lumiray.train.progress import Progress, duration
-from lumiray.train.sinks import MetricsFile, Sink, TensorBoard, open_sinks
+from lumiray.train.sinks import BAD_ROWS, LinesFile, Sink, TensorBoard, open_sinks
 
 
 def row(step: int, kind: str = "train", **numbers: float) -> dict[str, Any]:
@@ -45,16 +45,16 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_metrics_of_a_killed_run_go_on_where_it_resumes(output: str) -> None:
-    write(MetricsFile(output, 0), *(row(step) for step in range(1, 6)), row(4, "evaluation", recall=0.5))
+    write(LinesFile(output, 0), *(row(step) for step in range(1, 6)), row(4, "evaluation", recall=0.5))
     if not output.startswith("s3://"):  # cut by a kill in the middle of a line
         with open(join(output, sinks.METRICS), "a") as file:
             file.write('{"step": 6, "kind": "tr')
-    write(MetricsFile(output, 3), row(4, loss=math.nan), row(5, loss=2.0))
+    write(LinesFile(output, 3), row(4, loss=math.nan), row(5, loss=2.0))
     assert [(one["step"], one["loss"]) for one in lines(output)] == [(1, 1), (2, 1 / 2), (3, 1 / 3), (4, None), (5, 2)]
 
 
 def test_metrics_on_a_store_that_cannot_append_are_there_at_each_evaluation(s3: str) -> None:
-    sink = MetricsFile(s3, 0)
+    sink = LinesFile(s3, 0)
     sink.write(row(1))
     assert list_names(s3) == []
     sink.write(row(1, "evaluation", recall=0.5))
@@ -147,6 +147,26 @@ def test_a_tracker_that_is_not_installed_is_named_with_what_installs_it(
     monkeypatch.setattr(sinks.importlib, "import_module", missing)
     with pytest.raises(UserError, match=r"--log\.wandb needs the package wandb: pip install 'lumiray\[tracking\]'"):
         open_sinks(str(tmp_path), 0, LogConfig(wandb="emoji"))
+
+
+def test_bad_rows_are_listed_in_a_file_of_their_own_without_those_that_a_resume_made_void(output: str) -> None:
+    def progress(first_step: int) -> Progress:
+        return Progress(output, lambda text, live: None, total_steps=9, first_step=first_step, log=LogConfig())
+
+    def listed() -> list[tuple[int, str]]:
+        return [(one["step"], one["key"]) for one in map(json.loads, read_bytes(join(output, BAD_ROWS)).splitlines())]
+
+    began = progress(0)
+    began.close()
+    assert not exists(join(output, BAD_ROWS))
+    began = progress(0)
+    began.replaced(2, [{"shard": "0.tar", "row": 1, "key": "one", "reason": "broken"}])
+    began.replaced(5, [{"key": "two"}, {"key": "three"}])
+    began.close()
+    assert listed() == [(2, "one"), (5, "two"), (5, "three")]
+    resumed = progress(4)
+    resumed.close()
+    assert listed() == [(2, "one")]
 
 
 def test_the_line_of_progress_says_what_goes_on(tmp_path: Path) -> None:

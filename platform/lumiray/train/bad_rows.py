@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch.distributed as dist
+
 from lumiray.data.feed import Delivery
 from lumiray.errors import RunFailure
-from lumiray.evaluate.collect import sum_over_ranks
+from lumiray.evaluate.collect import sum_over_ranks, world_size
 from lumiray.system import Batch
 
 NAMED = 10  # rows of one evaluation that a rank names
@@ -24,6 +26,15 @@ def report(delivery: Delivery, say: Callable[[str], object]) -> int:
     for bad in delivery.bad:
         say(f"replaced: {described(bad)}")
     return len(delivery.bad)
+
+
+def of_all_ranks(own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Bad rows of every rank; every rank must call it."""
+    if world_size() == 1:
+        return own
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, own)
+    return [row for rows in found for row in rows]
 
 
 class LeftOut:

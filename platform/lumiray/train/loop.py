@@ -35,7 +35,7 @@ from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
 from lumiray.evaluate.named import evaluated, evaluators
 from lumiray.system import Batch, Player, Stage, System
-from lumiray.train.bad_rows import LeftOut, report, too_many
+from lumiray.train.bad_rows import LeftOut, of_all_ranks, report, too_many
 from lumiray.train.checkpoint import Checkpointer
 from lumiray.train.clamp import clamp
 from lumiray.train.engine import make_engine, set_learning_rate, take_step
@@ -195,7 +195,10 @@ class Loop:
             failure = error
         replaced = report(delivery, self.say) if delivery and kind == TRAIN else 0
         verdict, replaced = self._agree(wish if failure is None else FAILED, replaced)
-        if verdict == GO and replaced:
+        if verdict == GO and replaced and delivery:
+            rows = of_all_ranks(delivery.bad)
+            if self.progress:
+                self.progress.replaced(self.counters.step + 1, rows)
             total, seen = (
                 self.counters.replaced_rows + replaced,
                 (self.counters.step + 1) * self.place.global_batch_size,

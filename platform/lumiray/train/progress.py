@@ -6,12 +6,13 @@ The lines are shown by the driver, which owns the terminal; the rows go to the s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lumiray.config import LogConfig
+from lumiray.storage import exists, join
 from lumiray.train.flops import model_flops_utilisation
-from lumiray.train.sinks import open_sinks
+from lumiray.train.sinks import BAD_ROWS, LinesFile, open_sinks
 
 
 class Progress:
@@ -39,6 +40,9 @@ class Progress:
         self._flops, self._devices = flops_per_sample, num_devices
         self._begin = time.time()
         self._sinks = open_sinks(output, first_step, log)
+        self._output = output
+        there = exists(join(output, BAD_ROWS))  # with lines that may be void
+        self._bad_rows = LinesFile(output, first_step, BAD_ROWS) if there else None
         self._show = show
 
     def step(self, step: int, values: dict[str, float]) -> None:
@@ -63,6 +67,12 @@ class Progress:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in chosen.items())
         self.message(f"evaluation at step {step}: {shown}")
 
+    def replaced(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        """List rows that could not be used: shard, row, key, reason, and the position that another row took."""
+        self._bad_rows = self._bad_rows or LinesFile(self._output, self._first, BAD_ROWS)
+        for row in rows:
+            self._bad_rows.write({"step": step, "kind": "replaced"} | row)
+
     def started(self, marks: dict[str, float]) -> None:
         """Log when the parts of the start were passed, in seconds since the command began."""
         self._write({"step": self._first, "kind": "start", "time_s": self._elapsed()} | marks)
@@ -73,7 +83,7 @@ class Progress:
 
     def close(self) -> None:
         """Close every sink."""
-        for sink in self._sinks:
+        for sink in (*self._sinks, *([self._bad_rows] if self._bad_rows else [])):
             sink.close()
 
     def _elapsed(self) -> float:

@@ -24,7 +24,7 @@ from lumiray.storage import (
     write_atomically,
 )
 
-METRICS = "metrics.jsonl"
+METRICS, BAD_ROWS = "metrics.jsonl", "bad_rows.jsonl"
 UPLOAD_S = 30.0  # between copies of growing files to a store that cannot append
 
 
@@ -38,11 +38,11 @@ class Sink(Protocol):
         """Nothing more comes."""
 
 
-class MetricsFile:
-    """`metrics.jsonl`: one row per logged step.  Rows past the step a run resumes from are void and dropped."""
+class LinesFile:
+    """A JSON object per line, each with its step.  Lines past the step a run resumes from are void and dropped."""
 
-    def __init__(self, output: str, first_step: int) -> None:
-        self._url = join(output, METRICS)
+    def __init__(self, output: str, first_step: int, name: str = METRICS) -> None:
+        self._url = join(output, name)
         before = read_bytes(self._url).decode() if exists(self._url) else ""
         kept = [line for line in before.splitlines() if _step_of(line) <= first_step]
         self._lines = kept
@@ -63,7 +63,7 @@ class MetricsFile:
             self._file.flush()
             return
         self._lines.append(line)
-        if time.monotonic() - self._uploaded > UPLOAD_S or row["kind"] != "train":
+        if time.monotonic() - self._uploaded > UPLOAD_S or row["kind"] in ("start", "evaluation"):
             self._upload()
 
     def _upload(self) -> None:
@@ -173,7 +173,7 @@ def open_sinks(output: str, first_step: int, log: LogConfig) -> list[Sink]:
     Raises:
         UserError: a package that was asked for is not installed.
     """
-    sinks: list[Sink] = [MetricsFile(output, first_step), TensorBoard(output, first_step)]
+    sinks: list[Sink] = [LinesFile(output, first_step), TensorBoard(output, first_step)]
     if log.wandb:
         sinks.append(WeightsAndBiases(log.wandb, output))
     if log.mlflow:

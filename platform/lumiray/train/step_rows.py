@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lumiray.data.stream import StreamSpec
+from lumiray.data.entries import StreamSpec
 
 NAMED = 32  # rows of a step that are written out
 
