@@ -19,6 +19,7 @@ from lumiray.config import DataConfig, JobConfig, RunConfig
 from lumiray.data.catalog import FOLDER
 from lumiray.data.decoder import Decoder
 from lumiray.data.entries import TRAIN, StreamSpec, entries, planned_rows, reads
+from lumiray.data.listing import find
 from lumiray.errors import UserError
 from lumiray.registry import system as make_system
 from lumiray.system import stage_named
@@ -132,7 +133,7 @@ def test_shards_that_were_never_indexed_are_sampled_where_they_are_many(
     shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(reading, "READ_WHOLE", 1_000_000)
-    sampled = reading.open_here(shards)
+    sampled = reading.open_here(find(shards))
     assert "3 of 12 shards were read for the figures below" in capsys.readouterr().out
     indexed = sorted(one.name for one in (tmp_path / "set" / FOLDER).glob("0*.parquet"))
     assert indexed == ["00000.tar.parquet", "00005.tar.parquet", "00011.tar.parquet"]
@@ -147,7 +148,7 @@ def test_shards_that_were_never_indexed_are_sampled_where_they_are_many(
     assert "3 of 12 shards were read" in said
     assert f"{sampled.num_rows} rows in 12 shard(s); {math.ceil(10 * sampled.num_rows / 256)} steps = 1" in said
     monkeypatch.setattr(reading, "READ_WHOLE", 1 << 30)
-    whole = reading.open_here(shards)
+    whole = reading.open_here(find(shards))
     assert (len(sampled), len(whole), whole.num_rows) == (12, 12, 1200)
     assert sampled.num_rows == pytest.approx(1200, rel=0.05)
 

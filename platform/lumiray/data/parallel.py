@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 from lumiray.data.filter import Filter
 from lumiray.data.index import ShardSet
-from lumiray.data.listing import find
+from lumiray.data.listing import Listed
 from lumiray.errors import UserError
 
 _AT_ONCE = 1024  # tasks submitted ahead of their results
@@ -17,16 +17,16 @@ _DONE_HERE = 512 << 20  # bytes of shards
 _STOPPED_S = 60.0
 
 
-def open_shards(patterns: str, index_folder: str | None = None, keep: Filter | None = None) -> ShardSet:
-    """All shards that the patterns name, with their index built where it is missing.  Ray must be up.
+def open_shards(listed: Sequence[Listed], index_folder: str | None = None, keep: Filter | None = None) -> ShardSet:
+    """Shards that `listing.find` gave, with their index built where it is missing.  Ray must be up.
 
     Args:
         keep: as `ShardSet.open` has it.
 
     Raises:
-        UserError: nothing matches, or a shard is missing, unreadable or changed.
+        UserError: a shard is missing, unreadable or changed.
     """
-    return ShardSet.open(find(patterns), index_folder, scan_map=ray_map, keep=keep)
+    return ShardSet.open(listed, index_folder, scan_map=ray_map, keep=keep)
 
 
 def ray_map(

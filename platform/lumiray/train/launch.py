@@ -18,7 +18,7 @@ from lumiray.config import JobConfig, check_run
 from lumiray.data.entries import StreamSpec
 from lumiray.data.filter import Filter, parse_filter
 from lumiray.data.index import ShardSet
-from lumiray.data.listing import expand, find, split_patterns
+from lumiray.data.listing import Listed, find, split_patterns
 from lumiray.data.plan import Plan, PlanSettings, Source
 from lumiray.data.survivors import check_table
 from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
@@ -26,8 +26,8 @@ from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.identity import compare, data_identity, identity
 from lumiray.registry import system as make_system
 from lumiray.settings_file import to_yaml
-from lumiray.sources import counting_source, training_sources
-from lumiray.storage import NoBucket, NotThere, absolute, join, open_url, read_bytes, write_atomically
+from lumiray.sources import NamedShards, counting_source, training_sources
+from lumiray.storage import NoBucket, NotThere, absolute, join, open_url, read_bytes, without_secrets, write_atomically
 from lumiray.system import Stage, stage_named
 from lumiray.train.engine_settings import own_settings
 from lumiray.train.failure import STAYS, explained, user_error_behind
@@ -99,10 +99,14 @@ class Checked:
 
     Args:
         job: with whole paths and the learning rate that its rule gives.
+        training: each source with its shards, listed once for all that follows.
+        validation: shards, none without an evaluation.
         stored: the run that is continued (`stored_run`), None for a new one.
     """
 
     job: JobConfig
+    training: tuple[tuple[NamedShards, list[Listed]], ...]
+    validation: list[Listed]
     stage: Stage
     sizes: Sizes
     classes: Classes | None
@@ -118,19 +122,19 @@ def check_job(job: JobConfig) -> Checked:
     check_run(job.run)
     job = independent_of_here(job)
     keep = filter_of(job)
-    for source in training_sources(job.run.shards, job.run.mix):
-        first, *_ = find(source.patterns)  # a missing shard stops the job by name
-        if keep is not None:
+    # a missing shard stops the job by name
+    training = tuple((one, find(one.patterns)) for one in training_sources(job.run.shards, job.run.mix))
+    if keep is not None:
+        for _, (first, *_) in training:
             check_table(first, keep)
-    if job.run.val_shards:
-        expand(job.run.val_shards)
+    validation = find(job.run.val_shards) if job.run.val_shards else []
     classes = read_classes(job.run.evaluate.class_names, job.run.evaluate.templates)
     stored = stored_run(job)
     stage = stage_named(make_system(job.slug, job.system), None)
     sizes = resolve_sizes(job.run, stage, stored and stored["sizes"])
     if job.run.steps is not None:
         check_recipe(job.run, stage, job.run.steps)
-    return Checked(announce(job, stage, sizes), stage, sizes, classes, stored)
+    return Checked(announce(job, stage, sizes), training, validation, stage, sizes, classes, stored)
 
 
 def independent_of_here(job: JobConfig) -> JobConfig:
@@ -261,24 +265,27 @@ def refuse_other_run(job: JobConfig, stored: dict[str, Any], new: dict[str, Any]
         )
 
 
-def make_stream(checked: Checked, open_shards: Callable[[str, str | None, Filter | None], ShardSet]) -> StreamSpec:
+def make_stream(
+    checked: Checked, open_shards: Callable[[list[Listed], str | None, Filter | None], ShardSet]
+) -> StreamSpec:
     """Open the shards, make the plan, and describe the stream.
 
     Args:
-        open_shards: opens shard patterns with an index folder and a filter (`parallel.open_shards`).
+        open_shards: opens listed shards with an index folder and a filter (`parallel.open_shards`).
     """
     job, stage, sizes = checked.job, checked.stage, checked.sizes
     run = job.run
-    named = training_sources(run.shards, run.mix)
-    sources = tuple(open_shards(one.patterns, run.data.index, filter_of(job)) for one in named)
+    named = tuple(one for one, _ in checked.training)
+    sources = tuple(open_shards(listed, run.data.index, filter_of(job)) for _, listed in checked.training)
     for one, shards in zip(named, sources, strict=True):
         if shards.num_stored < 1:
-            raise UserError(f"The training shards {one.patterns} hold no rows.")
+            raise UserError(f"The training shards {without_secrets(one.patterns)} hold no rows.")
         if shards.num_rows < 1:
             raise UserError(
-                f"--data.filter {run.data.filter!r} keeps none of the {shards.num_stored} rows of {one.patterns}."
+                f"--data.filter {run.data.filter!r} keeps none of the {shards.num_stored} rows of "
+                f"{without_secrets(one.patterns)}."
             )
-    validation = open_shards(run.val_shards, run.data.index, None) if run.val_shards else None
+    validation = open_shards(checked.validation, run.data.index, None) if checked.validation else None
     settings = PlanSettings(run.data.slice_rows, run.data.group_rows)
     plan = Plan(
         [Source(one.name, shards.num_rows, one.weight) for one, shards in zip(named, sources, strict=True)],

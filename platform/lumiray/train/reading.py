@@ -18,7 +18,7 @@ from lumiray.data.decoder import Decoder
 from lumiray.data.entries import TRAIN, Entry, StreamSpec, entries, planned_rows, rank_rows, reads
 from lumiray.data.filter import Filter
 from lumiray.data.index import ShardSet
-from lumiray.data.listing import Listed, find
+from lumiray.data.listing import Listed
 from lumiray.system import BadRow, Row
 
 READ_WHOLE = 4 << 30  # bytes of shards without an index that are read here
@@ -88,8 +88,8 @@ class _TooMuch(Exception):
     """Shards without an index are too many to be read here."""
 
 
-def open_here(patterns: str, index_folder: str | None = None, keep: Filter | None = None) -> ShardSet:
-    """All shards that the patterns name, without a cluster; a sample where they would take too long to index.
+def open_here(listed: list[Listed], index_folder: str | None = None, keep: Filter | None = None) -> ShardSet:
+    """Shards that `listing.find` gave, without a cluster; a sample where they would take too long to index.
 
     Args:
         keep: as `ShardSet.open` has it.
@@ -97,7 +97,6 @@ def open_here(patterns: str, index_folder: str | None = None, keep: Filter | Non
     Raises:
         UserError: as `ShardSet.open`.
     """
-    listed = find(patterns)
     with ThreadPoolExecutor(16) as pool:
 
         def scan(function: Callable[[Any], Any], shards: Iterable[Any]) -> Iterator[Any]:

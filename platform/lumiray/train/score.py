@@ -143,13 +143,13 @@ def job_of(slug: str, options: ScoreOptions) -> JobConfig:
 
 def evaluation_stream(job: JobConfig, options: ScoreOptions) -> tuple[StreamSpec, str]:
     """The stream of an evaluation by itself, and its stage."""
-    from lumiray.data.listing import split_patterns
+    from lumiray.data.listing import find, split_patterns
     from lumiray.data.parallel import open_shards
     from lumiray.data.plan import Plan, PlanSettings, Source
     from lumiray.registry import system as make_system
 
     patterns = "::".join(absolute(one) for one in split_patterns(options.val_shards))
-    shards = open_shards(patterns)
+    shards = open_shards(find(patterns))
     stage = stage_named(make_system(job.slug, job.system), None)
     plan = Plan((Source("none", 1),), PlanSettings(), 1, 1, job.run.seed)  # nothing is trained
     stream = StreamSpec(
