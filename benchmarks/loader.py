@@ -70,18 +70,21 @@ def measured(side: str, work: Work) -> Rates:
     script = "loader_formats.py" if side in MODULES else "loader_sides.py"
     begin = time.time()
     taken = output_of(script, side, work.shards, work.rows, work.batch, work.processes)["taken"]
-    return rates(taken, begin, work.batch)
+    return rates(taken, begin, work)
 
 
-def rates(taken: list[float], begin: float, batch: int) -> Rates:
+def rates(taken: list[float], begin: float, work: Work) -> Rates:
     """From the times at which batches were there, at least three.
+
+    Workers of a DataLoader have their batches at about the same time: the steady rate is one of whole such rounds.
 
     Args:
         begin: when the process was started, on the same clock.
     """
     first, last = len(taken) // 4, len(taken) * 9 // 10 - 1
-    steady = batch * (last - first) / (taken[last] - taken[first])
-    return Rates(steady, batch * len(taken) / (taken[-1] - begin))
+    batches = (last - first) // work.processes * work.processes or last - first  # less than a round: a smoke run
+    steady = work.batch * batches / (taken[first + batches] - taken[first])
+    return Rates(steady, work.batch * len(taken) / (taken[-1] - begin))
 
 
 def sweep(work: Work) -> int:

@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,10 +89,9 @@ def ours(work: Work, reduced: bool = False) -> Iterator[Tensor]:
         total_steps=work.batches,
     )
     stream = items(spec, 0, 1, 0, Decoders(least=work.processes, most=work.processes))
-    feed = Feed(stream, work.batch, torch.device("cpu"))
-    for step in range(work.batches):
-        yield feed.take(TRAIN, step).tensors["image"]
-    feed.close()
+    with closing(Feed(stream, work.batch, torch.device("cpu"))) as feed:
+        for step in range(work.batches):
+            yield feed.take(TRAIN, step).tensors["image"]
 
 
 def pil_transform() -> Callable[[Any], Tensor]:

@@ -11,6 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from loader import rates
+from loader_sides import Work
+
+
+def work(processes: int) -> Work:
+    return Work(Path("shards"), 0, 256, processes)
 
 
 def test_a_backlog_at_the_beginning_and_a_slow_end_are_left_out_of_the_steady_rate() -> None:
@@ -18,11 +23,17 @@ def test_a_backlog_at_the_beginning_and_a_slow_end_are_left_out_of_the_steady_ra
     backlog = [1010.0] * 10  # there at once when the start-up is over
     middle = [1010.0 + 0.5 * number for number in range(1, 27)]
     end = [middle[-1] + 3.0 * number for number in range(1, 5)]
-    found = rates(backlog + middle + end, begin, 256)
+    found = rates(backlog + middle + end, begin, work(2))
     assert found.steady == pytest.approx(256 / 0.5)
     assert found.total == pytest.approx(256 * 40 / (end[-1] - begin))
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_batches_that_come_in_rounds_are_counted_by_rounds(processes: int) -> None:
+    taken = [1010.0 + number // processes for number in range(41)]  # all workers' at once, every second
+    assert rates(taken, 1000.0, work(processes)).steady == pytest.approx(256 * processes)
+
+
 def test_a_smoke_run_of_three_batches_has_rates() -> None:
-    found = rates([1001.0, 1002.0, 1003.0], 1000.0, 256)
+    found = rates([1001.0, 1002.0, 1003.0], 1000.0, work(4))
     assert (found.steady, found.total) == (256, 256)
