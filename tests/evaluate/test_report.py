@@ -92,6 +92,16 @@ def test_a_run_that_ended_shows_its_figures_charts_and_settings(run: Path) -> No
     assert page.tags.count("svg") == 6
 
 
+def test_a_run_of_restoration_shows_decibels_in_place_of_recall(run: Path) -> None:
+    found = {"step": 20, "kind": "evaluation", "time_s": 2.0, "psnr": 27.083, "ssim": 0.81254, "psnr_gt_mean": 28.5}
+    write_rows(run, START, *[train_row(step) for step in range(1, 21)], found)
+    page = Page(run)
+    assert page.figures()["PSNR"] == "27.08 dB"
+    assert page.figures()["SSIM"] == "0.8125"
+    assert "PSNR in dB" in page.words
+    assert "Recall" not in page.words
+
+
 def test_names_and_values_with_html_in_them_come_out_as_text(run: Path, tmp_path: Path) -> None:
     (run / "scores").mkdir()
     score = {"val_shards": f"shards/{EVIL}", "metrics": {"text_to_image_R@1": 0.4, EVIL: 0.5}}

@@ -123,12 +123,15 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 def accuracy_charts(evaluations: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Recall of retrieval, and accuracy of zero-shot classification where that was evaluated."""
+    """Recall of retrieval, accuracy of zero-shot classification, PSNR of restoration: what was evaluated."""
     words = "On the evaluation shards during training."
     both = (("text_to_image", "text to picture"), ("image_to_text", "picture to text"))
     recall = [
         Line(f"{name} R@{k}", _points(evaluations, "step", f"{column}_R@{k}")) for column, name in both for k in (1, 10)
     ]
+    quality = [Line(name, _points(evaluations, "step", name)) for name in ("psnr", "psnr_gt_mean")]
+    if any(line.points for line in quality):
+        return [Chart("PSNR in dB", words, line_chart(quality, "step", from_zero=False))]
     found = [Chart("Recall", words, line_chart(recall, "step", percent=True))]
     accuracy = [Line(f"top {k}", _points(evaluations, "step", f"zero_shot_top{k}")) for k in (1, 5)]
     if any(line.points for line in accuracy):
@@ -153,12 +156,18 @@ def headline(scores: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
     """The figures that people look for first: (value, what it is); the last evaluation of all counts."""
     metrics = scores[-1]["metrics"] if scores else _last_evaluation(rows)
     names = (
-        ("text_to_image_R@1", "text to picture, R@1"),
-        ("text_to_image_R@10", "text to picture, R@10"),
-        ("image_to_text_R@10", "picture to text, R@10"),
-        ("zero_shot_top1", "zero-shot, top 1"),
+        ("text_to_image_R@1", "text to picture, R@1", "{:.1%}"),
+        ("text_to_image_R@10", "text to picture, R@10", "{:.1%}"),
+        ("image_to_text_R@10", "picture to text, R@10", "{:.1%}"),
+        ("zero_shot_top1", "zero-shot, top 1", "{:.1%}"),
+        ("psnr", "PSNR", "{:.2f} dB"),
+        ("ssim", "SSIM", "{:.4f}"),
     )
-    found = [(f"{100 * metrics[name]:.1f} %", words) for name, words in names if metrics.get(name) is not None]
+    found = [
+        (form.format(metrics[name]).replace("%", " %"), words)
+        for name, words, form in names
+        if metrics.get(name) is not None
+    ]
     training = [row for row in rows if row.get("kind") == "train"]
     if training:
         loss = training[-1].get("loss")
