@@ -17,12 +17,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))
 from job import ROOT, finish
 from photographs import photographs
 
 sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "models")]
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from lumiray.evaluate.tiling import Tiling
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -35,6 +42,23 @@ def seconds(work: Callable[[], object]) -> float:
 def peak_mb() -> float:
     """The most memory that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def batches_of(picture: np.ndarray, tiling: Tiling) -> list[torch.Tensor]:
+    """The tiles of a picture uint8 (H, W, 3) as the network takes them, fp32 (1, 3, side, side), in memory."""
+    import numpy as np
+    import torch
+
+    from lumiray.evaluate.tiling import spans
+
+    found = []
+    for row in spans(picture.shape[0], tiling):
+        for column in spans(picture.shape[1], tiling):
+            levels = picture[row.start : row.stop, column.start : column.stop].astype(np.float32)
+            tile = torch.from_numpy(levels / 255).permute(2, 0, 1)[None].contiguous()
+            lacking = (0, -tile.shape[3] % tiling.multiple, 0, -tile.shape[2] % tiling.multiple)
+            found.append(torch.nn.functional.pad(tile, lacking, "reflect"))
+    return found
 
 
 def main(arguments: list[str]) -> None:
@@ -52,7 +76,7 @@ def main(arguments: list[str]) -> None:
 
     import lumizoo
     from lumiray.evaluate.tile_size import chosen_tiling, measured_memory
-    from lumiray.evaluate.tiling import restore_tiled, spans
+    from lumiray.evaluate.tiling import restore_tiled
 
     _, photograph = photographs()[0]
     picture = np.asarray(photograph.resize((given.width, given.height))) // 4
@@ -63,26 +87,19 @@ def main(arguments: list[str]) -> None:
     tiling = chosen_tiling(given.tile, system, memory, device)
     if tiling is None or tiling.count(given.height, given.width) == 1:
         sys.exit("the picture fits into one tile: give a larger one, or a smaller --tile")
-    tiles = [
-        torch.from_numpy(picture[row.start : row.stop, column.start : column.stop].astype(np.float32) / 255)
-        .permute(2, 0, 1)[None]
-        .contiguous()
-        for row in spans(given.height, tiling)
-        for column in spans(given.width, tiling)
-    ]
-    padded = [torch.nn.functional.pad(one, (0, -one.shape[3] % 8, 0, -one.shape[2] % 8), "reflect") for one in tiles]
+    tiles = batches_of(picture, tiling)
     before = psutil.Process().memory_info().rss / (1 << 20)
 
     def bare() -> None:
         with torch.no_grad():
-            for one in padded:
+            for one in tiles:
                 network(one)
 
     def tiled() -> None:
         restore_tiled(system.restore, picture, tiling, system.truncates)
 
     with torch.no_grad():
-        network(padded[0])
+        network(tiles[0])
     batch_mb = peak_mb() - before
     tiled()  # warm, and alone with its memory
     tiled_mb = peak_mb() - before

@@ -30,11 +30,12 @@ from tests.settings import leaves, options
 from lumiray.command import Asked
 from lumiray.config import RunConfig
 from lumiray.evaluate.fit_options import FitOptions
+from lumiray.evaluate.restore_options import RestoreOptions
 from lumiray.registry import config_class, slugs
 
 FROZEN = Path(__file__).with_name("options.txt")
 JOB, SLUG = "jobs/clip_pretrain.py", "clip"
-FIT_JOB = "jobs/restore_zero_shot.py"
+FIT_JOB, RESTORE_JOB = "jobs/restore_zero_shot.py", "jobs/restore_images.py"
 RENEW = "python tests/house/test_options.py --write"
 FITTED = [config_class(slug, "fit") for slug in slugs("fit")]
 NOT_READ = {"config", "dry_run"}  # read by the command line itself
@@ -61,6 +62,14 @@ def listed_fits() -> list[str]:
     ]
 
 
+def listed_restores() -> list[str]:
+    """Options of the job that restores folders, without those of a system."""
+    return [
+        f"RESTORE {flag(name)} {'required' if default is dataclasses.MISSING else shown(default)}"
+        for name, _, default in leaves(RestoreOptions)
+    ]
+
+
 def shown(default: Any) -> str:
     if isinstance(default, tuple):
         return " ".join(map(str, default)) or "nothing"
@@ -77,7 +86,7 @@ def classes(kind: type) -> Iterator[type]:
 
 def test_options_and_defaults_are_those_that_were_promised() -> None:
     frozen = [line for line in FROZEN.read_text().splitlines() if not line.startswith("#")]
-    now = [*listed(), *listed_fits()]
+    now = [*listed(), *listed_fits(), *listed_restores()]
     changes = "\n".join(difflib.unified_diff(frozen, now, "options.txt", "the command line now", lineterm="", n=0))
     assert not changes, (
         f"{JOB} has other options than tests/house/options.txt:\n{changes}\n"
@@ -92,7 +101,7 @@ def test_the_help_shows_exactly_these_options_and_every_one_can_be_given() -> No
     assert "{fixed}" not in text  # so tyro shows what it cannot read
 
 
-@pytest.mark.parametrize("kind", [RunConfig, Asked, config_class(SLUG), FitOptions, *FITTED])
+@pytest.mark.parametrize("kind", [RunConfig, Asked, config_class(SLUG), FitOptions, RestoreOptions, *FITTED])
 def test_every_option_is_explained_by_the_text_below_its_field(kind: type) -> None:
     for one in classes(kind):
         (definition,) = ast.parse(inspect.getsource(one)).body
@@ -139,5 +148,7 @@ if __name__ == "__main__":
         sys.exit(f"usage: {RENEW}")
     head = f"# Options of {JOB} and their defaults.  Renewed by: {RENEW}"
     second = f"# Options of {FIT_JOB} SYSTEM, and of each system"
-    FROZEN.write_text("\n".join((head, *listed(), second, *listed_fits(), "")))
-    print(f"{len(listed()) + len(listed_fits())} options written to {FROZEN.relative_to(ROOT)}")
+    third = f"# Options of {RESTORE_JOB} SYSTEM; those of the system are in its configuration"
+    everything = (*listed(), *listed_fits(), *listed_restores())
+    FROZEN.write_text("\n".join((head, *listed(), second, *listed_fits(), third, *listed_restores(), "")))
+    print(f"{len(everything)} options written to {FROZEN.relative_to(ROOT)}")

@@ -27,9 +27,9 @@ def unknown_targets(page: str) -> list[str]:
     return [word for word in words if word not in known and "=" not in word and not word.startswith("-")]
 
 
-def options_of(job: str) -> set[str]:
-    """Options in a job's help, at the start of their lines."""
-    text, _ = help_of(job)
+def options_of(job: str, *system: str) -> set[str]:
+    """Options in a job's help, with those of a system where the job takes one; at the start of their lines."""
+    text, _ = help_of(job, *system)
     return {line.split()[1].rstrip(",") for line in text.splitlines() if line.startswith("│ --")} | {"--help"}
 
 
@@ -41,8 +41,10 @@ def wrong_job_commands(page: str) -> list[str]:
             if not (ROOT / job).exists():
                 found.append(f"{job} does not exist")
                 continue
-            used = {word.partition("=")[0] for word in words[words.index(job) :] if word.startswith("--")}
-            found += [f"{job} has no option {one}" for one in sorted(used - options_of(job))]
+            given = words[words.index(job) + 1 :]
+            used = {word.partition("=")[0] for word in given if word.startswith("--")}
+            system = [word for word in given[:1] if not word.startswith("-")]
+            found += [f"{job} has no option {one}" for one in sorted(used - options_of(job, *system))]
     return found
 
 
