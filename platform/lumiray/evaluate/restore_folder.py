@@ -81,7 +81,7 @@ def _whole(command: RestoreCommand) -> Any:
 
 
 def _pool(options: RestoreOptions, resources: dict[str, float]) -> Pool:
-    """A GPU for each process where there are any; else an even share of the cores.
+    """A GPU for each process where there are any; else as many cores as leave room for all of them on the nodes.
 
     Raises:
         UserError: there are fewer than processes.
@@ -90,7 +90,13 @@ def _pool(options: RestoreOptions, resources: dict[str, float]) -> Pool:
     there, kind = (gpus, "GPUs") if gpus else (cores, "cores")
     if options.workers > there:
         raise UserError(f"--workers {options.workers}: the cluster has {there} {kind}, and each process takes one.")
-    return Pool(options.workers, 1 if gpus else cores // options.workers, 1 if gpus else 0)
+    if gpus:
+        return Pool(options.workers, 1, 1)
+    import ray
+
+    nodes = [int(one["Resources"].get("CPU", 0)) for one in ray.nodes() if one["Alive"]]
+    fitting = (share for share in range(max(nodes), 1, -1) if sum(one // share for one in nodes) >= options.workers)
+    return Pool(options.workers, next(fitting, 1))
 
 
 class Restorer:
@@ -108,8 +114,6 @@ class Restorer:
 
         self._options = command.options
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if device.type == "cpu" and processes > 1:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
         with with_local_weights(command.slug, command.config) as config:
             self._system = system(command.slug, config)
             self._system.build(self._system.stages()[-1])
@@ -160,10 +164,10 @@ class Restorer:
         color = restore_tiled(self._system.restore, picture.color, tiling, self._system.truncates)
         write_atomically(result, encoded(dataclasses.replace(picture, color=color), self._options.format))
         text = f"{base_name(place)}: {width} x {height}"
-        if tiling is not None and tiling.count(height, width) > 1:
-            text += f", {tiling.count(height, width)} tiles of {tiling.side}"
+        tiles = tiling.count(height, width) if tiling is not None else 1
+        text += f", {tiles} tiles of {tiling.side}" if tiling is not None and tiles > 1 else ""
         text += f", {time.monotonic() - started:.1f} s"
-        if tiling is not None and tiling.count(height, width) > 1 and not self._compared:
+        if tiling is not None and tiles > 1 and not self._compared and self._memory.fits(3 * tiling.side**2 // 2):
             self._compared = True
             text += f"; {difference(self._system.restore, picture.color, tiling)}"
         return Report(text)

@@ -140,7 +140,8 @@ def restore_tiled(restore: Restore, picture: np.ndarray, tiling: Tiling | None, 
                 band[:, :, column.start : column.stop] += tile * (row.share[:, None] * column.share)
         end = rows[number + 1].start if number + 1 < len(rows) else height
         result[row.start : end] = _levels(band[:, : end - row.start], picture.dtype, truncate)
-        waiting = band[:, end - row.start :]
+        waiting = band[:, end - row.start :].clone()
+        del band
     return result
 
 
@@ -162,7 +163,8 @@ def _pixels(levels: np.ndarray) -> Tensor:
 
 
 def _levels(pixels: Tensor, kind: np.dtype, truncate: bool) -> np.ndarray:
-    """Back: fp32 (C, H, W) to (H, W, C) of levels."""
-    top = np.iinfo(kind).max
-    scaled = pixels.clamp(0, 1) * top
-    return (scaled if truncate else scaled.round()).permute(1, 2, 0).numpy().astype(kind)
+    """Back: fp32 (C, H, W), which is written over, to (H, W, C) of levels."""
+    pixels.clamp_(0, 1).mul_(np.iinfo(kind).max)
+    if not truncate:
+        pixels.round_()
+    return pixels.permute(1, 2, 0).numpy().astype(kind)
