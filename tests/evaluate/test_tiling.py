@@ -116,7 +116,7 @@ def test_the_memory_of_tensors_does_not_grow_with_the_picture() -> None:
         return meter.most
 
     first = most(200, 200)
-    assert most(1600, 200) <= 1.02 * first
+    assert most(1600, 200) <= 1.1 * first  # by how much the last two rows overlap
     assert most(200, 1600) <= first + 8 * 64 * 1600 * 3 * 4  # a few rows of tiles, as said
 
 
