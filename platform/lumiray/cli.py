@@ -63,11 +63,15 @@ def _report(given: argparse.Namespace) -> None:
 
 
 def _systems(given: argparse.Namespace) -> None:
-    from lumiray.registry import slugs, system
+    from lumiray.overview import systems
 
-    for slug in slugs():
-        stages = ", ".join(f"{stage.name} ({stage.record})" for stage in system(slug).stages())
-        print(f"{slug:16s} {stages}")
+    print(systems())
+
+
+def _systems_show(given: argparse.Namespace) -> None:
+    from lumiray.overview import one_system
+
+    print(one_system(given.system))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,7 +104,14 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--checkpoint", help="a checkpoint in place of the newest")
 
     _verb(verbs, "report", _report, "write a run's HTML report").add_argument("run", help="a run's output")
-    _verb(verbs, "systems", _systems, "list the systems that can be trained")
+    listed = _verb(verbs, "systems", _systems, "list all systems: task, stages, published figures, state")
+    show = _verb(
+        listed.add_subparsers(metavar="show"),
+        "show",
+        _systems_show,
+        "one system: facts, licences, parameters, settings",
+    )
+    show.add_argument("system", help="its name, as in the list")
     return top
 
 

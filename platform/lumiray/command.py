@@ -60,7 +60,7 @@ def parse(slug: str, arguments: Sequence[str], description: str = "") -> Parsed:
         UserError: the YAML names something unknown, or two options disagree.
         SystemExit: the line was refused (2), or help was printed (0).
     """
-    url = _config_of(arguments)
+    url = value_of(arguments, "--config")
     default = job_from(slug, read_settings(url) if url else {}, f"--config {url}")
     flat = tyro.conf.arg(name="")
     form = dataclasses.make_dataclass(
@@ -86,13 +86,13 @@ def _system_field(slug: str, default: Any) -> tuple[str, Any, Any]:
     return "system", own, dataclasses.field(default=default)
 
 
-def _config_of(arguments: Sequence[str]) -> str | None:
-    """The file that `--config` names: it is read first, for it gives the defaults of all other options."""
+def value_of(arguments: Sequence[str], option: str) -> str | None:
+    """What an option is given on a line that is not read yet: a file that gives the defaults of all the others."""
     found = None
     for one, following in zip(arguments, (*arguments, "")[1:], strict=True):
-        if one.startswith("--config="):
+        if one.startswith(f"{option}="):
             found = one.partition("=")[2]
-        elif one == "--config" and not following.startswith("--"):
+        elif one == option and not following.startswith("--"):
             found = following
     return found or None
 
@@ -167,4 +167,4 @@ def named_system(arguments: Sequence[str], description: str, elsewhere: Mapping[
     return slug
 
 
-__all__ = ["EXIT_BAD_USE", "Parsed", "guarded", "parse", "run", "run_named"]
+__all__ = ["EXIT_BAD_USE", "Parsed", "guarded", "parse", "run", "run_named", "value_of"]

@@ -6,7 +6,7 @@ platform knows where pictures come from and go to, and on which cores; the syste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # names are looked up without torch
@@ -23,6 +23,10 @@ class Fitted(Protocol):
     @property
     def noise_level(self) -> float:
         """Standard deviation of what was taken away, on the scale of [0, 1]."""
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The fitted network under its published names."""
 
 
 class Fit(Protocol):

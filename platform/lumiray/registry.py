@@ -5,7 +5,7 @@ Packages of third parties add theirs through the entry-point group `lumiray.syst
 package laid out in the same way: `config.py` with one configuration class, `system.py` with one System).
 
 A system that is not trained but fitted to each picture by itself has a `fit.py` in place of `system.py` (`fitted.py`
-says what is in it), and the entry-point group `lumiray.fitted`.
+says what is in it), and the entry-point group `lumiray.fitted`.  Either may say facts about itself in an `about.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Container
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lumiray.about import About
 from lumiray.errors import UserError, near
 from lumiray.fitted import Fit
 from lumiray.system import System
@@ -67,6 +69,38 @@ def config_class(slug: str, module: str = "system") -> type:
         UserError: no such system.
     """
     return _marked(importlib.import_module(f"{_package(slug, module)}.config"), "CONFIG")
+
+
+def kind_of(slug: str) -> str:
+    """`system` for one that is trained, `fit` for one that is fitted to each picture.
+
+    Raises:
+        UserError: no such system.
+    """
+    name = slug.lower().replace("_", "-")
+    kind = next((module for module in GROUPS if name in packages(module)), None)
+    if kind is None:
+        everything = sorted(slugs() + slugs("fit"))
+        raise UserError(f"There is no system {slug!r}; there are {', '.join(everything)}.{near(name, everything)}")
+    return kind
+
+
+def about(slug: str) -> About | None:
+    """What a system, trained or fitted, says about itself, without importing torch; None where it says nothing.
+
+    Raises:
+        UserError: no such system.
+    """
+    module = f"{_package(slug, kind_of(slug))}.about"
+    if importlib.util.find_spec(module) is None:
+        return None
+    return _marked(importlib.import_module(module), "ABOUT")
+
+
+def recognised(names: Container[str]) -> list[str]:
+    """Systems whose checkpoints hold tensors of these names."""
+    found = [(slug, about(slug)) for slug in sorted(slugs() + slugs("fit"))]
+    return [slug for slug, one in found if one and one.tensors and all(name in names for name in one.tensors)]
 
 
 def fit_function(slug: str) -> Fit:

@@ -174,6 +174,16 @@ class System(ABC):
     config_class: ClassVar[type]
     networks: nn.ModuleDict
 
+    # of `restore`: how pictures may be cut into tiles, and become levels again
+    receptive_field: ClassVar[int | None] = None
+    """Side of the square of pixels that one restored pixel depends on; None where that is the whole picture."""
+    multiple: ClassVar[int] = 1
+    """Tiles begin at multiples of this: the network's coarser grids then lie as in the whole picture."""
+    tile: ClassVar[int] = 512
+    """Side of tiles where the whole picture is seen: fixed, for the result depends on it and not on a machine."""
+    truncates: ClassVar[bool] = False
+    """Levels are cut off, as some published code does, not rounded."""
+
     def __init__(self, config: Any = None) -> None:
         self.config = self.config_class() if config is None else config
 

@@ -82,7 +82,7 @@ print("LOADED", json.dumps(sorted({name.partition(".")[0] for name in sys.module
 
 @cache
 def help_of(program: str, *words: str) -> tuple[str, frozenset[str]]:
-    """What `python PROGRAM [WORD ...] --help` prints (a file or a module), and the packages that it had to import."""
+    """What `python PROGRAM WORDS --help` prints (a file or a module), and the packages that it imported for that."""
     import json
 
     text, _, loaded = fresh("-c", LOADED, program, *words, "--help").rpartition("LOADED ")

@@ -21,7 +21,8 @@ LIBRARIES = ("open_clip_torch", "open_clip")
 VERBS = ("clip_norm", "clip-norm", "gradient_clipping", "clip", "clipped", "clipping")
 
 PLATFORM_FOR_SYSTEMS = {  # what a system may import of the platform (models/README.md)
-    *("lumiray.system", "lumiray.errors", "lumiray.registry", "lumiray.data.decode", "lumiray.data.picture"),
+    *("lumiray.system", "lumiray.about", "lumiray.errors", "lumiray.registry"),
+    *("lumiray.data.decode", "lumiray.data.picture"),
 }
 VAGUE = {"utils", "util", "helpers", "helper", "misc", "common", "manager", "base", "tools"}
 

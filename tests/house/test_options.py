@@ -30,12 +30,13 @@ from tests.settings import leaves, options
 from lumiray.command import Asked
 from lumiray.config import RunConfig
 from lumiray.evaluate.fit_options import FitOptions
+from lumiray.evaluate.restore_options import RestoreOptions
 from lumiray.registry import config_class, slugs
 
 FROZEN = Path(__file__).with_name("options.txt")
 JOB, SLUG = "jobs/clip_pretrain.py", "clip"
 TRAINS_SEVERAL = "jobs/restore_finetune.py"
-FIT_JOB = "jobs/restore_zero_shot.py"
+FIT_JOB, RESTORE_JOB = "jobs/restore_zero_shot.py", "jobs/restore_images.py"
 RENEW = "python tests/house/test_options.py --write"
 TRAINED = [config_class(slug) for slug in slugs()]
 FITTED = [config_class(slug, "fit") for slug in slugs("fit")]
@@ -75,6 +76,14 @@ def listed_fits() -> list[str]:
     ]
 
 
+def listed_restores() -> list[str]:
+    """Options of the job that restores folders, without those of a system."""
+    return [
+        f"RESTORE {flag(name)} {'required' if default is dataclasses.MISSING else shown(default)}"
+        for name, _, default in leaves(RestoreOptions)
+    ]
+
+
 def shown(default: Any) -> str:
     if isinstance(default, tuple):
         return " ".join(map(str, default)) or "nothing"
@@ -91,7 +100,7 @@ def classes(kind: type) -> Iterator[type]:
 
 def test_options_and_defaults_are_those_that_were_promised() -> None:
     frozen = [line for line in FROZEN.read_text().splitlines() if not line.startswith("#")]
-    now = [*listed(), *listed_trained(), *listed_fits()]
+    now = [*listed(), *listed_trained(), *listed_fits(), *listed_restores()]
     changes = "\n".join(difflib.unified_diff(frozen, now, "options.txt", "the command line now", lineterm="", n=0))
     assert not changes, (
         f"{JOB} has other options than tests/house/options.txt:\n{changes}\n"
@@ -113,7 +122,7 @@ def test_the_help_of_a_system_shows_the_run_s_options_and_its_own(slug: str) -> 
     assert sorted(found) == sorted(flag(name) for name in [*options(slug), *(name for name, _, _ in leaves(Asked))])
 
 
-@pytest.mark.parametrize("kind", [RunConfig, Asked, FitOptions, *TRAINED, *FITTED])
+@pytest.mark.parametrize("kind", [RunConfig, Asked, FitOptions, RestoreOptions, *TRAINED, *FITTED])
 def test_every_option_is_explained_by_the_text_below_its_field(kind: type) -> None:
     for one in classes(kind):
         (definition,) = ast.parse(inspect.getsource(one)).body
@@ -159,7 +168,11 @@ if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit(f"usage: {RENEW}")
     head = f"# Options of {JOB} and their defaults.  Renewed by: {RENEW}"
-    second = f"# Options of the systems of {TRAINS_SEVERAL}, besides those of the run above"
-    third = f"# Options of {FIT_JOB} SYSTEM, and of each system"
-    FROZEN.write_text("\n".join((head, *listed(), second, *listed_trained(), third, *listed_fits(), "")))
-    print(f"{len(listed()) + len(listed_trained()) + len(listed_fits())} options written to {FROZEN.relative_to(ROOT)}")
+    parts = {
+        head: listed(),
+        f"# Options of the systems of {TRAINS_SEVERAL}, besides those of the run above": listed_trained(),
+        f"# Options of {FIT_JOB} SYSTEM, and of each system": listed_fits(),
+        f"# Options of {RESTORE_JOB} SYSTEM; those of the system are in its configuration": listed_restores(),
+    }
+    FROZEN.write_text("".join(f"{line}\n" for title, lines in parts.items() for line in (title, *lines)))
+    print(f"{sum(map(len, parts.values()))} options written to {FROZEN.relative_to(ROOT)}")

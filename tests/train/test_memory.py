@@ -18,7 +18,9 @@ from lumiray.system import Optimizer, stage_named
 from lumiray.train.engine import PlayerModule
 from lumiray.train.engine_settings import deepspeed_settings
 from lumiray.train.memory import Cut, Size, State, checkpoint_bytes, moments_of, state_memory
-from lumiray.train.rehearsal import DTYPES, Cost, Meter, networks_without_memory, one_step, rehearse
+from lumiray.train.meter import Meter
+from lumiray.train.rehearsal import DTYPES, Cost, one_step, rehearse
+from lumiray.train.without_memory import networks_without_memory
 from lumizoo.clip.config import ClipConfig
 
 CASES = [(stage, precision, "adamw", 1) for stage in range(4) for precision in ("fp32", "bf16")]

@@ -308,7 +308,8 @@ def test_settings_that_cannot_work_are_refused_by_option(setting: dict, told: st
 
 
 def test_a_step_is_rehearsed_without_memory(tmp_path: Path) -> None:
-    from lumiray.train.rehearsal import networks_without_memory, rehearse
+    from lumiray.train.rehearsal import rehearse
+    from lumiray.train.without_memory import networks_without_memory
 
     torch.save(Vgg19().state_dict(), tmp_path / "vgg.pth")
     system = CidnetSystem(replace(TINY, perceptual_weight=0.01, vgg_weights=str(tmp_path / "vgg.pth")))

@@ -28,10 +28,31 @@ def test_arrays_and_pil_pictures_come_back_as_such() -> None:
     assert np.array_equal(np.asarray(picture), 255 - LEVELS)
 
 
-def test_grey_and_palette_pictures_become_rgb() -> None:
-    for mode in ("L", "P", "RGBA", "1"):
+def test_pil_pictures_keep_their_mode_and_rare_modes_get_the_nearest_plain_one() -> None:
+    for mode, becomes in {"L": "L", "LA": "LA", "RGBA": "RGBA", "P": "RGB", "1": "L", "CMYK": "RGB"}.items():
         result = through(Image.fromarray(LEVELS).convert(mode), inverted)
-        assert (result.mode, result.size) == ("RGB", (7, 5))
+        assert (result.mode, result.size) == (becomes, (7, 5))
+    with pytest.raises(UserError, match=r"mode is I;16; give more than 8 bits as a tensor"):
+        through(Image.fromarray(np.zeros((5, 7), np.uint16)), inverted)
+
+
+def test_transparency_is_left_alone_and_grey_stays_grey() -> None:
+    alpha = LEVELS[..., :1]
+    result = through(np.concatenate([LEVELS, alpha], 2), inverted)
+    assert np.array_equal(result, np.concatenate([255 - LEVELS, alpha], 2))
+    for grey in (LEVELS[..., 0], LEVELS[..., :1]):
+        assert np.array_equal(through(grey, inverted), 255 - grey)
+    both = LEVELS[..., :2]
+    assert np.array_equal(through(both, inverted), np.concatenate([255 - both[..., :1], both[..., 1:]], 2))
+    tensor = torch.from_numpy(both.copy()).permute(2, 0, 1)[None] / 255
+    assert torch.equal(through(tensor, inverted)[:, 1:], tensor[:, 1:])
+
+
+def test_grey_is_made_of_changed_colours_by_their_brightness() -> None:
+    def red(pictures: torch.Tensor) -> torch.Tensor:
+        return pictures * torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+
+    assert (through(np.full((2, 2), 100, np.uint8), red) == 30).all()
 
 
 def test_views_and_read_only_arrays_are_taken_and_left_alone() -> None:
@@ -65,9 +86,9 @@ def test_eight_bit_results_are_rounded_or_cut_off_and_clamped() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (LEVELS / 255, r"float64 array of shape \(5, 7, 3\); arrays are uint8 RGB \(H, W, 3\)"),
-        (LEVELS[..., 0], r"uint8 array of shape \(5, 7\)"),
-        (torch.zeros(5, 7, 3), r"shape \(5, 7, 3\); it must be \(3, H, W\)"),
+        (LEVELS / 255, r"float64 array of shape \(5, 7, 3\); arrays are uint8 \(H, W\)"),
+        (LEVELS[..., [0, 1, 2, 0, 1]], r"uint8 array of shape \(5, 7, 5\)"),
+        (torch.zeros(5, 7, 3), r"shape \(5, 7, 3\); it must be \(C, H, W\)"),
         (torch.zeros(3, 0, 4), r"shape \(3, 0, 4\)"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "int64; it must be floating"),
         (torch.full((3, 4, 4), 255.0), r"from 255 to 255; .* Divide 8-bit levels by 255"),

@@ -83,6 +83,12 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) ->
         read_state(saved(tmp_path, content))
 
 
+def test_a_checkpoint_of_another_system_is_told_by_its_names() -> None:
+    names = ("logit_scale", "visual.conv1.weight", "token_embedding.weight")
+    with pytest.raises(UserError, match=r"does not fit the model: .*\. It looks like a checkpoint of clip\.$"):
+        load_strictly(nn.Linear(3, 2), {name: torch.ones(1) for name in names}, "a.pth")
+
+
 def test_a_missing_file_is_refused_and_a_present_one_gets_its_whole_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

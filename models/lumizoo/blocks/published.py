@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lumiray.errors import UserError
+from lumiray.registry import recognised
 
 # under these keys training programs put the state dict; averaged weights are those that were published
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
@@ -103,9 +104,13 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str, opt
         path, option: where the state came from, for messages.
 
     Raises:
-        UserError: names are missing or unexpected, or shapes differ (each kind counted, the first few named).
+        UserError: names are missing or unexpected, or shapes differ (each kind counted, the first few named); where the
+            file is another system's that is known, it says whose.
     """
-    told = misfit(module.state_dict(), state)
+    own = module.state_dict()
+    told = misfit(own, state)
     if told:
-        raise UserError(f"--{option} {path} does not fit the model: {told}.")
+        others = recognised(state) if own.keys() != state.keys() else []
+        looks = f" It looks like a checkpoint of {' or '.join(others)}." if others else ""
+        raise UserError(f"--{option} {path} does not fit the model: {told}.{looks}")
     module.load_state_dict(state)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lumiray.system import Batch, Optimizer, Player, Record, Row, Schedule, Stage, System, Term
 from lumizoo.blocks.pictures import pad_to_multiple, through
 from lumizoo.blocks.published import load_strictly, read_state, whole_path
-from lumizoo.cidnet.config import CidnetConfig
+from lumizoo.cidnet.config import SIZE_MULTIPLE, CidnetConfig
 from lumizoo.cidnet.losses import pair_terms
 from lumizoo.cidnet.network import CIDNet
 from lumizoo.cidnet.prepare import prepare_pair
@@ -29,6 +29,8 @@ class CidnetSystem(System):
     slug = "cidnet"
     config_class = CidnetConfig
     config: CidnetConfig
+    multiple = SIZE_MULTIPLE
+    truncates = True  # card cidnet, Inference
 
     def portable(self) -> CidnetConfig:
         """Files become whole paths, and are there: this is asked before anything of a job starts."""
@@ -97,7 +99,7 @@ class CidnetSystem(System):
         Raises:
             UserError: not a picture, or values outside [0, 1].
         """
-        return through(pictures, self._restored, truncate=True)
+        return through(pictures, self._restored, self.truncates)
 
     @torch.no_grad()
     def _restored(self, pictures: Tensor) -> Tensor:

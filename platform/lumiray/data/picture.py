@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from lumiray.data.decode import MAX_PIXELS, decode, jpeg_frame
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "MAX_PIXELS",
@@ -22,6 +25,7 @@ __all__ = [
     "crop_box",
     "decode",
     "grey",
+    "luma",
     "random_resized_crop",
     "reduced_random_resized_crop",
     "resize",
@@ -251,3 +255,9 @@ def grey(picture: np.ndarray) -> np.ndarray:
 
     level = np.array(Image.fromarray(np.ascontiguousarray(picture)).convert("L"))
     return np.repeat(level[:, :, None], 3, axis=2)
+
+
+def luma(pictures: torch.Tensor) -> torch.Tensor:
+    """ITU-R 601 grey `(B, 1, H, W)` of floating RGB `(B, 3, H, W)`."""
+    red, green, blue = pictures.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue

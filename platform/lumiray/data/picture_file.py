@@ -1,4 +1,4 @@
-"""Picture files as they are: 8 or 16 bits, grey or colour, with or without transparency; and back into PNG.
+"""Picture files as they are: 8 or 16 bits, grey or colour, with or without transparency; and back into files.
 
 Training reads 8-bit RGB (`decode.py`).  Whoever mends pictures gives back what was handed in.
 """
@@ -16,11 +16,27 @@ import numpy as np
 from lumiray.data.decode import MAX_PIXELS, opened
 from lumiray.system import BadRow
 
+MOST_PIXELS = 150_000_000
+"""Of pictures that are restored in tiles; PIL itself refuses those of more than 179 million."""
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".avif", ".bmp", ".ppm", ".pgm", ".jp2")
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "AVIF", "BMP", "PPM", "JPEG2000")  # plain decoders: none starts a program
 _DEEP = ("PNG", "TIFF", "PPM", "JPEG2000")  # may have 16 bits
 _KEPT = ("L", "LA", "RGB", "RGBA", "I;16")  # modes of PIL whose values are the file's own
 _HEADER = 33  # bytes of a PNG before the first chunk that may follow
+_ORIENTATION, _EXIF, _GPS = 0x0112, 0x8769, 0x8825  # tags of EXIF, the last two of folders in it
+_WIDTH, _HEIGHT, _INTEROPERABILITY = 0xA002, 0xA003, 0xA005  # in the first of these
+_TOLD = (
+    0x010E,
+    0x010F,
+    0x0110,
+    0x0131,
+    0x0132,
+    0x013B,
+    0x8298,
+    _EXIF,
+    _GPS,
+)  # of a TIFF; all else says where pixels are
+_WEBP_MOST = 16_383  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -31,11 +47,13 @@ class Picture:
         color: uint8 or uint16, (H, W, 1) grey or (H, W, 3) RGB.
         alpha: of the same kind, (H, W), or None.
         profile: the ICC profile that says what the colours mean, or None.
+        exif: what the camera told, or None; without an orientation, for the pixels are upright.
     """
 
     color: np.ndarray
     alpha: np.ndarray | None = None
     profile: bytes | None = None
+    exif: bytes | None = None
 
 
 def read_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -49,17 +67,21 @@ def read_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     with opened(data, max_pixels, _FORMATS) as image:
         frames = getattr(image, "n_frames", 1)
-        if frames > 1:
+        if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews or depth behind the photograph
             raise BadRow(f"there are {frames} pictures in the file, and one is read")
-        pixels = _deep(data) if image.format in _DEEP else None
+        pixels = _deep(data, image) if image.format in _DEEP else None
         pixels = _shallow(image) if pixels is None else pixels
-        return _divided(pixels, image.info.get("icc_profile"))
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        color, alpha = (pixels[..., :-1], pixels[..., -1]) if pixels.shape[2] in (2, 4) else (pixels, None)
+        return Picture(color, alpha, _profile(image, color.shape[2]), _exif(image, *color.shape[:2]))
 
 
-def _deep(data: bytes) -> np.ndarray | None:
+def _deep(data: bytes, image: Any) -> np.ndarray | None:
     """16-bit pixels, which PIL cuts to 8 in colour: uint16 (H, W) or (H, W, C); None for all else."""
     import cv2
 
+    if image.format == "PNG" and data[24] != 16:  # bits of a channel
+        return None
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -68,51 +90,119 @@ def _deep(data: bytes) -> np.ndarray | None:
         return None
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-    return np.asarray(pixels)
+    return np.asarray(pixels) if image.format == "TIFF" else _upright(pixels, image)  # OpenCV turns TIFFs itself
+
+
+def _upright(pixels: np.ndarray, image: Any) -> np.ndarray:
+    """Pixels turned as the orientation tag says."""
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    if orientation in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, 0, 1)
+    across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    return pixels[:: -1 if down else 1, :: -1 if across else 1]
 
 
 def _shallow(image: Any) -> np.ndarray:
-    """What PIL reads: uint8 (H, W) or (H, W, C), uint16 for its deep grey."""
-    from PIL import ImageOps
-
-    image = ImageOps.exif_transpose(image)
+    """What PIL reads, upright: uint8 (H, W) or (H, W, C), uint16 for its deep grey."""
     if image.mode in ("I", "F"):
         raise BadRow("pictures of 32-bit numbers are not read: store it with 8 or 16 bits")
+    plain = image
     if image.mode == "1":
-        image = image.convert("L")
-    elif image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)
-    elif image.mode not in _KEPT:
+        plain = image.convert("L")
+    elif image.mode not in _KEPT and not image.mode.startswith("I;16"):
         transparent = image.mode in ("PA", "La", "RGBa") or "transparency" in image.info
-        image = image.convert("RGBA" if transparent else "RGB")
-    return np.array(image)
+        plain = image.convert("RGBA" if transparent else "RGB")
+    pixels = np.array(plain)
+    return _upright(pixels.astype(np.uint16) if image.mode.startswith("I;16") else pixels, image)
 
 
-def _divided(pixels: np.ndarray, profile: bytes | None) -> Picture:
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    channels = pixels.shape[2]
-    if channels in (2, 4):
-        return Picture(pixels[..., :-1], pixels[..., -1], profile)
-    return Picture(pixels, None, profile)
+def _profile(image: Any, channels: int) -> bytes | None:
+    """The file's ICC profile, unless it is one of colours that the pixels no longer have, such as CMYK."""
+    profile: bytes | None = image.info.get("icc_profile")
+    spaces = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4}
+    return profile if profile and spaces.get(profile[16:20], channels) == channels else None
+
+
+def _exif(image: Any, height: int, width: int) -> bytes | None:
+    """The file's EXIF for upright pixels of this size, without the preview in it."""
+    found = image.getexif()
+    for tag in list(found):
+        if tag == _ORIENTATION or (image.format == "TIFF" and tag not in _TOLD):
+            del found[tag]
+    inner = {tag: value for tag, value in found.get_ifd(_EXIF).items() if tag != _INTEROPERABILITY}  # names an offset
+    inner |= {tag: side for tag, side in ((_WIDTH, width), (_HEIGHT, height)) if tag in inner}
+    if inner:
+        found[_EXIF] = inner
+    return found.tobytes() if len(found) else None
+
+
+def encoded(picture: Picture, form: str) -> bytes:
+    """A file of the same channels, transparency, colour profile and EXIF.
+
+    Args:
+        form: `png`, of the same depth; or of 8 bits `jpeg` (quality 95, colours at full size) or `webp` (lossless).
+
+    Raises:
+        BadRow: what the form cannot hold; the message says which can.
+    """
+    if form == "png":
+        return png(picture)
+    from PIL import Image
+
+    height, width = picture.color.shape[:2]
+    if form == "jpeg" and picture.alpha is not None:
+        raise BadRow("JPEG has no transparency, and the picture has: write it as png or webp")
+    if form == "webp" and max(height, width) > _WEBP_MOST:
+        raise BadRow(
+            f"WebP has at most {_WEBP_MOST} pixels a side, and the picture {width} x {height}: write it as png"
+        )
+    told: dict[str, Any] = {"icc_profile": picture.profile, "exif": picture.exif or b""}
+    told |= {"quality": 95, "subsampling": 0} if form == "jpeg" else {"lossless": True}
+    buffer = io.BytesIO()
+    image = Image.fromarray(_flat(_eight_bits(_joined(picture))))
+    if form == "webp" and picture.color.shape[2] == 1:  # it has no grey
+        image = image.convert("RGB" if picture.alpha is None else "RGBA")
+        told["icc_profile"] = None  # which was one of grey
+    image.save(buffer, form, **told)
+    return buffer.getvalue()
 
 
 def png(picture: Picture) -> bytes:
-    """A PNG file of the same depth, channels, transparency and colour profile."""
-    parts = [picture.color] if picture.alpha is None else [picture.color, picture.alpha[..., None]]
-    pixels = np.ascontiguousarray(np.concatenate(parts, axis=2))
+    """A PNG file of the same depth, channels, transparency, colour profile and EXIF."""
+    pixels = _joined(picture)
     data = _encoded_deep(pixels) if pixels.dtype == np.uint16 else _encoded(pixels)
+    chunks = b""
     if picture.profile:
-        packed = b"ICC profile\0\0" + zlib.compress(picture.profile)
-        chunk = struct.pack(">I", len(packed)) + b"iCCP" + packed + struct.pack(">I", zlib.crc32(b"iCCP" + packed))
-        data = data[:_HEADER] + chunk + data[_HEADER:]
-    return data
+        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.profile))
+    if picture.exif:
+        chunks += _chunk(b"eXIf", picture.exif.removeprefix(b"Exif\0\0"))
+    return data[:_HEADER] + chunks + data[_HEADER:]
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _joined(picture: Picture) -> np.ndarray:
+    parts = [picture.color] if picture.alpha is None else [picture.color, picture.alpha[..., None]]
+    return np.ascontiguousarray(np.concatenate(parts, axis=2))
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Levels of 16 bits rounded to 8; those of 8 as they are."""
+    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _flat(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) of grey in (H, W, 1), as PIL wants it."""
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
 
 
 def _encoded(pixels: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
+    Image.fromarray(_flat(pixels)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -6,17 +6,15 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
 from lumiray.errors import UserError
 from lumiray.evaluate.chart import Line, line_chart
+from lumiray.evaluate.page import page
 from lumiray.storage import absolute, base_name, exists, join, list_names, read_bytes, write_atomically
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
 REPORT, SHEET = "report.html", "sheet.png"
 
 
@@ -41,8 +39,8 @@ def write_report(run: str) -> str:
         raise UserError(f"{run}: there is no such run. Give the folder that the job wrote as --output.")
     rows = read_rows(run)
     scores = read_scores(run)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    content = page(
+        "report.html.jinja",
         name=base_name(absolute(run)),
         status=status_line(_json(run, "status.json"), rows),
         headline=headline(scores, rows),
@@ -53,7 +51,7 @@ def write_report(run: str) -> str:
         sheet=base64.b64encode(read_bytes(join(run, SHEET))).decode() if exists(join(run, SHEET)) else None,
     )
     place = join(run, REPORT)
-    write_atomically(place, page.encode())
+    write_atomically(place, content)
     return place
 
 

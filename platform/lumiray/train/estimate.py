@@ -19,7 +19,8 @@ from lumiray.train.launch import Checked, check_job, make_stream
 from lumiray.train.memory import FP32, Cut, Size, State, checkpoint_bytes, moments_of, state_memory
 from lumiray.train.reading import Reading, measure_reading, open_here
 from lumiray.train.recipe import resolved_player
-from lumiray.train.rehearsal import DTYPES, networks_without_memory, one_step, rehearse
+from lumiray.train.rehearsal import DTYPES, one_step, rehearse
+from lumiray.train.without_memory import networks_without_memory
 
 DELIVERIES = 4  # of a step's rows on the device: in use, two that wait (feed.Feed), one on its way
 TIMED_FLOPS, FEWEST_ROWS = 50e9, 4  # of a micro-batch that is tried on this machine's cores

@@ -9,8 +9,6 @@ kernel than on a CPU or a GPU, one that keeps far more.)
 
 from __future__ import annotations
 
-import warnings
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
-from lumiray.system import Batch, Player, Stage, System
+from lumiray.system import Batch, Player, System
 from lumiray.train.engine import PlayerModule, combine
+from lumiray.train.meter import Meter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,56 +37,6 @@ class Cost:
 
     bytes: int
     flops: float
-
-
-class Meter(TorchDispatchMode):
-    """While inside, counts the bytes of new tensors that are alive, and floating-point operations.
-
-    Args:
-        known: tensors that are not counted.
-    """
-
-    def __init__(self, known: Iterator[Tensor]) -> None:
-        super().__init__()
-        self.held = self.most = self.flops = 0
-        self._alive: dict[int, Any] = {one.untyped_storage()._cdata: None for one in known}
-
-    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), given: Any = None) -> Any:
-        """Run the operation and look at what came out."""
-        given = given or {}
-        outcome = call(*args, **given)
-        if call._overloadpacket in flop_registry:
-            self.flops += flop_registry[call._overloadpacket](*args, **given, out_val=outcome)
-        for one in tree_leaves(outcome):
-            if isinstance(one, Tensor):
-                self._count(one.untyped_storage())
-        return outcome
-
-    def _count(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._alive:  # views share a storage
-            self._alive[key] = weakref.ref(storage, lambda _: self._forget(key, size))
-            self.held += size
-            self.most = max(self.most, self.held)
-
-    def _forget(self, key: int, size: int) -> None:
-        del self._alive[key]
-        self.held -= size
-
-
-def networks_without_memory(system: System, stage: Stage) -> nn.ModuleDict:
-    """Build the stage's networks as shapes alone; where a network needs values to be built, it is built really.
-
-    Raises:
-        UserError: as `System.build`, for instance weights that are not there.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*meta parameter.*")  # weights that go nowhere
-        try:
-            with torch.device("meta"):
-                return system.build(stage)
-        except (RuntimeError, NotImplementedError):
-            return system.build(stage)
 
 
 def rehearse(

@@ -1,0 +1,77 @@
+"""`--weights` that name a run or a checkpoint of ours, or a file on S3, where a system reads a local file."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lumiray.errors import UserError
+from lumiray.settings_file import job_from, read_settings
+from lumiray.storage import absolute, base_name, exists, is_s3, join, local_path, parent, read_bytes
+
+SETTINGS = "config.yaml"
+FILES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt")  # on S3 a folder is told from a file by its name alone
+
+
+def is_folder(weights: str) -> bool:
+    """Whether the weights are a run's, and no file."""
+    return not weights.endswith(FILES) if is_s3(weights) else Path(local_path(weights)).is_dir()
+
+
+def settings_of_run(slug: str, weights: str) -> Any | None:
+    """The system's settings in the run that the weights come from, without its own weights; None where it is no run.
+
+    Args:
+        weights: a run's output, one of its checkpoints, or anything else.
+
+    Raises:
+        UserError: the run trained another system.
+    """
+    if not is_folder(weights):
+        return None
+    for folder in (weights, parent(parent(absolute(weights)))):
+        place = join(folder, SETTINGS)
+        if exists(place):
+            settings = job_from(slug, read_settings(place), f"--weights {weights}: the run").system
+            return dataclasses.replace(settings, weights=None)
+    return None
+
+
+@contextmanager
+def with_local_weights(slug: str, config: Any) -> Iterator[Any]:
+    """The configuration with weights in a local file, for as long as the system is built.
+
+    Raises:
+        UserError: a folder that holds no checkpoint.
+        RunFailure: a damaged checkpoint.
+    """
+    weights = getattr(config, "weights", None)
+    if weights is None or not (is_s3(weights) or is_folder(weights)):
+        yield config
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if is_folder(weights):
+            local = str(Path(folder) / "weights.safetensors")
+            _export(slug, config, weights, local)
+        else:
+            local = str(Path(folder) / base_name(weights))
+            Path(local).write_bytes(read_bytes(weights))
+        try:
+            yield dataclasses.replace(config, weights=local)
+        except UserError as error:  # names the copy
+            raise type(error)(str(error).replace(local, weights)) from None
+
+
+def _export(slug: str, config: Any, weights: str, local: str) -> None:
+    from lumiray.registry import system
+    from lumiray.train.export import encode
+    from lumiray.train.manifest import open_checkpoint
+    from lumiray.train.restore import export_model
+
+    state = export_model(open_checkpoint(absolute(weights)))
+    own = system(slug, dataclasses.replace(config, weights=None))
+    Path(local).write_bytes(encode(own.published_state(state), "safetensors"))
