@@ -32,7 +32,7 @@ from lumiray.errors import UserError
 from lumiray.storage import without_secrets
 from lumiray.system import BadRow, Row
 
-_GAP = 32 << 10  # bytes that are read along rather than asked for around, with a second request
+_GAP, _GAP_S3 = 32 << 10, 256 << 10  # bytes that are read along rather than asked for around, with a second request
 _LONGEST_READ = 16 << 20
 _OFFSETS_BYTES = 64 << 20  # of row offsets kept in memory by one process
 
@@ -256,12 +256,13 @@ class ShardSet:
     def _spans(self, shard: int, rows: np.ndarray, ordinals: np.ndarray) -> list[_Span]:
         """Rows of one shard (ascending) joined into ranges that are worth one read each."""
         table = self._rows_of(shard)
+        gap = _GAP_S3 if storage.is_s3(self.folders[self.folder_of[shard]]) else _GAP
         spans: list[_Span] = []
         for row, ordinal in zip(rows.tolist(), ordinals.tolist(), strict=True):
             start, length = int(table.offsets[row]), int(table.lengths[row])
             wanted = length if length <= MAX_ROW_BYTES else 0
             last = spans[-1] if spans else None
-            if last is not None and start - last.stop <= _GAP and start + wanted - last.start <= _LONGEST_READ:
+            if last is not None and start - last.stop <= gap and start + wanted - last.start <= _LONGEST_READ:
                 last.stop = max(last.stop, start + wanted)
                 last.rows.append((ordinal, start, length))
             else:
