@@ -115,9 +115,11 @@ def compare(model: str, batch: int, windows: int, rounds: int) -> dict[str, Any]
     """Alternate the job and every bare precision; medians over the rounds of each number."""
     seen: dict[str, list[dict[str, Any]]] = {}
     for _ in range(rounds):
-        found = {"job": job(model, batch, windows)}
-        found |= {name: bare_in_fresh_process(model, batch, name, windows) for name in PRECISIONS}
-        for name, numbers in found.items():
+        for name in ("job", *PRECISIONS):
+            if name == "job":
+                numbers = job(model, batch, windows)
+            else:
+                numbers = bare_in_fresh_process(model, batch, name, windows)
             seen.setdefault(name, []).append(numbers)
             share = "" if numbers["mfu"] is None else f", MFU {100 * numbers['mfu']:.1f}%"
             waiting = f", waiting {100 * numbers['data_wait_share']:.0f}%" if "data_wait_share" in numbers else ""
