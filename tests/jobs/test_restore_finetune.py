@@ -105,6 +105,7 @@ def test_a_run_that_was_killed_goes_on_with_other_workers_as_if_nothing_had_happ
             assert ours == pytest.approx(theirs, abs=0.02), (name, step)
 
 
+@pytest.mark.slow
 def test_it_brightens_photographs_that_it_never_saw_better_than_the_best_curve(
     tmp_path: Path, ray_address: str
 ) -> None:
