@@ -60,7 +60,8 @@ def one_system(slug: str) -> str:
         "parameters": _fitted_parameters(slug) if kind == "fit" else _parameters(slug),
     }
     lines = [f"{name:12s}{value}" for name, value in rows.items()]
-    lines += ["", "published figures", *(f"    {name}: {value}" for name, value in facts.figures.items())]
+    figures = [f"    {name}: {value}" for name, value in facts.figures.items()]
+    lines += ["", "published figures", *(figures or ["    none"])]
     lines += ["", "settings"]
     for name, default, words in settings(config_class(slug, kind)):
         lines += [f"    --{name.replace('_', '-')} {default}", f"        {words}"]

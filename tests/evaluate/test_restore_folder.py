@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_restorer import SmallRestorer
+from small_restorer import SmallConfig, SmallRestorer
 
 import lumizoo
 from lumiray import storage
@@ -18,6 +18,7 @@ from lumiray.errors import RunFailure, UserError
 from lumiray.evaluate.picture_folder import Summary
 from lumiray.evaluate.restore_folder import restore_folder, result_name
 from lumiray.evaluate.restore_options import read_restore_command
+from lumiray.evaluate.run_weights import settings_of_run
 from lumiray.evaluate.tile_size import Memory, chosen_tiling, difference, measured_memory
 from lumiray.evaluate.tiling import restore_tiled, tiling_of
 
@@ -187,6 +188,13 @@ def test_a_run_s_checkpoint_brings_its_settings(
         line = ["cidnet", "--weights", str(place), "--input", str(photos), "--output", str(output)]
         restore_folder(read_restore_command(line, ""))
         assert (output / "color.png").read_bytes() == (tmp_path / "published" / "color.png").read_bytes()
+
+
+def test_a_run_of_a_system_that_loads_no_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text("system: small\n")
+    monkeypatch.setattr("lumiray.settings_file.config_class", lambda slug: SmallConfig)
+    with pytest.raises(UserError, match="small has no setting for weights"):
+        settings_of_run("small", str(tmp_path))
 
 
 def test_tiles_are_chosen_by_memory_only_where_the_result_does_not_depend_on_them() -> None:

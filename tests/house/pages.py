@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("platform", "models", "jobs", "benchmarks", "examples", "tests", "docs", ".ci")
 FENCE = re.compile(r"^ *(```+|~~~+)([^\n]*)\n(.*?)^ *\1 *$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^`([\w./-]+)`\n```[^\n]+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELLS = ("", "sh", "bash", "shell", "console", "text")
 
 
@@ -17,6 +18,18 @@ def blocks(page: str) -> Iterator[tuple[str, str]]:
     """(language, text) of every code block."""
     for _, language, text in FENCE.findall(page):
         yield language.strip().split(" ")[0].lower(), text
+
+
+def files(page: str) -> dict[str, str]:
+    """Files that a page gives in full: the line before a block names it, alone and in backticks."""
+    return dict(FILE.findall(page))
+
+
+def write_files(page: str, folder: Path) -> None:
+    """Write the files that a page gives below a folder."""
+    for name, text in files(page).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
 
 
 def commands(page: str) -> Iterator[list[str]]:

@@ -81,9 +81,9 @@ print("LOADED", json.dumps(sorted({name.partition(".")[0] for name in sys.module
 
 
 @cache
-def help_of(program: str, *words: str) -> tuple[str, frozenset[str]]:
+def help_of(program: str, *words: str, path: str = "platform:models") -> tuple[str, frozenset[str]]:
     """What `python PROGRAM WORDS --help` prints (a file or a module), and the packages that it imported for that."""
     import json
 
-    text, _, loaded = fresh("-c", LOADED, program, *words, "--help").rpartition("LOADED ")
+    text, _, loaded = fresh("-c", LOADED, program, *words, "--help", path=path).rpartition("LOADED ")
     return text, frozenset(json.loads(loaded))

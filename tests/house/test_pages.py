@@ -7,7 +7,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from tests.house.pages import commands, inline, make_targets, named_files
+from tests.house.pages import commands, files, inline, make_targets, named_files, write_files
 from tests.house.sources import ROOT, help_of, sources
 from tests.house.test_options import TRAINS_SEVERAL, trained
 
@@ -18,6 +18,7 @@ PAGES = [
     for pattern in ("*.md", "jobs/*.md", "models/**/*.md", "benchmarks/*.md", "docs/**/*.md", "examples/**/*.md")
     for file in sorted(ROOT.glob(pattern))
 ]
+SOURCES = "platform:models"
 MADE = {"benchmarks/results"}  # what a command leaves
 
 
@@ -28,13 +29,20 @@ def unknown_targets(page: str) -> list[str]:
     return [word for word in words if word not in known and "=" not in word and not word.startswith("-")]
 
 
-def options_of(job: str, *system: str) -> set[str]:
+def options_of(job: str, *system: str, path: str = SOURCES) -> set[str]:
     """Options in a job's help, with those of a system where the job takes one; at the start of their lines."""
-    text, _ = help_of(job, *system)
+    text, _ = help_of(job, *system, path=path)
     return {line.split()[1].rstrip(",") for line in text.splitlines() if line.startswith("│ --")} | {"--help"}
 
 
-def wrong_job_commands(page: str) -> list[str]:
+def with_packages(page: str, folder: Path) -> str:
+    """Where Python finds this house and the packages that a page brings, which are written below the folder."""
+    write_files(page, folder)
+    brought = {str((folder / name).parents[1]) for name in files(page) if name.endswith("/entry_points.txt")}
+    return ":".join((SOURCES, *sorted(brought)))
+
+
+def wrong_job_commands(page: str, path: str = SOURCES) -> list[str]:
     """Options and jobs that a page uses and that do not exist."""
     found = []
     for words in commands(page):
@@ -45,7 +53,7 @@ def wrong_job_commands(page: str) -> list[str]:
             given = words[words.index(job) + 1 :]
             used = {word.partition("=")[0] for word in given if word.startswith("--")}
             system = [word for word in given[:1] if not word.startswith("-")]
-            found += [f"{job} has no option {one}" for one in sorted(used - options_of(job, *system))]
+            found += [f"{job} has no option {one}" for one in sorted(used - options_of(job, *system, path=path))]
     return found
 
 
@@ -120,9 +128,9 @@ def test_a_page_names_what_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_commands_on_a_page_are_understood(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_on_a_page_are_understood(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / name).read_text()
-    assert wrong_job_commands(page) == []
+    assert wrong_job_commands(page, with_packages(page, tmp_path)) == []
     assert unknown_inline_options(page) == []
     assert refused_by_lumiray(page) == []
 

@@ -39,7 +39,7 @@ def over_cluster(
         RunFailure: a process failed; what it wrote stays.
     """
     from lumiray.train.cluster import start_ray
-    from lumiray.train.failure import user_error_behind
+    from lumiray.train.failure import lacking_module, user_error_behind
 
     tasks = [json.dumps(places[start : start + group]) for start in range(0, len(places), group)]
     start_ray()
@@ -47,7 +47,8 @@ def over_cluster(
         for batch in _pipeline(make, tasks, pool_of).iter_batches(batch_size=None, prefetch_batches=0):
             yield from (Report(**json.loads(one)) for one in batch["report"])
     except Exception as error:
-        raise user_error_behind(error) or RunFailure(f"Restoring failed: {error}") from error
+        known = user_error_behind(error) or lacking_module(error)
+        raise known or RunFailure(f"Restoring failed: {error}") from error
 
 
 def _pipeline(make: Callable[[], Work], tasks: list[str], pool_of: Callable[[dict[str, float]], Pool]) -> Any:

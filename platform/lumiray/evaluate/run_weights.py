@@ -29,7 +29,7 @@ def settings_of_run(slug: str, weights: str) -> Any | None:
         weights: a run's output, one of its checkpoints, or anything else.
 
     Raises:
-        UserError: the run trained another system.
+        UserError: the run trained another system, or the system has no setting for weights.
     """
     if not is_folder(weights):
         return None
@@ -37,6 +37,11 @@ def settings_of_run(slug: str, weights: str) -> Any | None:
         place = join(folder, SETTINGS)
         if exists(place):
             settings = job_from(slug, read_settings(place), f"--weights {weights}: the run").system
+            if not hasattr(settings, "weights"):
+                raise UserError(
+                    f"--weights {weights}: {slug} has no setting for weights. Its configuration needs a field "
+                    "`weights: str | None = None`, and its `build` has to load that file."
+                )
             return dataclasses.replace(settings, weights=None)
     return None
 

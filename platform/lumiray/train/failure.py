@@ -1,11 +1,13 @@
 """What the failure of a worker means to the user: one message, with what mends it.
 
 Errors arrive wrapped: a Ray task's in another, a worker's in its group's.  What they wrap is looked through for
-a user's mistake, for memory that ran out, and for workers that were killed and could say nothing.
+a user's mistake, for memory that ran out, for a module that the cluster lacks, and for workers that were killed and
+could say nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ MEMORY_WORDS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "running low on memory",  # Ray, which kills what takes most
 )
+LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\Z")  # Ray quotes a traceback to its end
 KILLED = ("ActorDiedError", "WorkerCrashedError", "NodeDiedError")
 RAY_DATA_ADDS = "\nFailed to apply UDF transform"  # to the message of whatever a decoder raises
 STAYS = "What is committed in {} stays as it is; the same command continues from it."
@@ -71,11 +74,23 @@ def _says_so(text: str) -> bool:
     return any(words in text for words in MEMORY_WORDS)
 
 
+def lacking_module(error: BaseException) -> RunFailure | None:
+    """What to say where a process of the cluster could not import what there is here, such as a system's package."""
+    for one in behind(error):
+        found = LACKING.search(str(one).rstrip())
+        if found:
+            return RunFailure(
+                f"Processes of the cluster cannot import {found[1]}. Install its package on every node, or start the "
+                "nodes with its folder in PYTHONPATH."
+            )
+    return None
+
+
 def explained(error: BaseException, attempts: int) -> str:
     """Why a group of workers failed at last, after so many attempts."""
-    memory = out_of_memory(error)
-    if memory is not None:
-        return str(memory)
+    known = out_of_memory(error) or lacking_module(error)
+    if known is not None:
+        return str(known)
     failures = dict(getattr(error, "worker_failures", None) or {})
     killed = [rank for rank, one in failures.items() if any(type(e).__name__ in KILLED for e in behind(one))]
     if killed:
