@@ -83,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
     shards = verbs.add_parser("shards", help="make, describe and verify WebDataset shards")
     kinds = shards.add_subparsers(metavar="VERB", required=True)
     make = _verb(kinds, "make", _shards_make, "write a folder, CSV, parquet or JSON lines as shards")
-    make.add_argument("source", help="table of picture paths and captions, folder of both, or lq/ and gt/ in pairs")
+    make.add_argument(
+        "source", help="table of picture paths and captions, folder of both, of KEY.PART.EXT, or lq/ and gt/ in pairs"
+    )
     make.add_argument("output", help="folder for the shards, local or s3://")
     make.add_argument("--rows-per-shard", type=int, default=10_000)
     make.add_argument("--skip-missing", action="store_true", help="leave out rows without picture, partner or caption")

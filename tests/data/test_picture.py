@@ -33,7 +33,6 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 RGB = Image.fromarray(photo())
 PALETTE = RGB.convert("P", palette=Image.Palette.ADAPTIVE)
 ALPHA = Image.fromarray(np.dstack([photo(), np.linspace(0, 255, 90 * 120).reshape(90, 120).astype(np.uint8)]))
-DEEP = Image.fromarray(photo()[:, :, 0].astype(np.uint16) * 257)
 KINDS: dict[str, bytes] = {
     "jpeg": encoded(RGB, "JPEG", quality=90),
     "jpeg progressive": encoded(RGB, "JPEG", progressive=True),
@@ -50,7 +49,6 @@ KINDS: dict[str, bytes] = {
     "png palette": encoded(PALETTE, "PNG"),
     "png palette transparent": encoded(PALETTE, "PNG", transparency=b"\0\x80\xff"),
     "png one bit": encoded(RGB.convert("1"), "PNG"),
-    "png 16 bit grey": encoded(DEEP, "PNG"),
     "webp": encoded(RGB, "WEBP"),
     "webp alpha": encoded(ALPHA, "WEBP", lossless=True),
     "gif": encoded(PALETTE, "GIF"),

@@ -22,7 +22,7 @@ VERBS = ("clip_norm", "clip-norm", "gradient_clipping", "clip", "clipped", "clip
 
 PLATFORM_FOR_SYSTEMS = {  # what a system may import of the platform (models/README.md)
     *("lumiray.system", "lumiray.about", "lumiray.errors", "lumiray.registry"),
-    *("lumiray.data.decode", "lumiray.data.picture"),
+    *("lumiray.data.decode", "lumiray.data.picture", "lumiray.data.records"),
 }
 VAGUE = {"utils", "util", "helpers", "helper", "misc", "common", "manager", "base", "tools"}
 

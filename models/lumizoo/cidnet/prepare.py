@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lumiray.data.decode import decode
+from lumiray.data.records import pair_of
 from lumiray.system import BadRow, Row
 
-HALVES = ("lq", "gt")
-EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff")
 LEAST_SIDE = 11  # of pictures that are evaluated: the window of SSIM (card cidnet, Metrics)
 
 
@@ -26,7 +24,7 @@ def prepare_pair(row: Row, size: int, draw: np.random.Generator | None) -> dict[
     Raises:
         BadRow: a half is missing or cannot be decoded, they differ in size, or are smaller than the crop.
     """
-    pair = {half: half_of(row, half) for half in HALVES}
+    pair = {half: picture.decoded() for half, picture in pair_of(row).items()}
     (height, width), other = (picture.shape[:2] for picture in pair.values())
     if (height, width) != other:
         raise BadRow(f"lq has {width} x {height} pixels and gt {other[1]} x {other[0]}; a pair has one size")
@@ -45,19 +43,3 @@ def cropped(pair: dict[str, np.ndarray], size: int, draw: np.random.Generator) -
     mirrored, upside_down = draw.random() < 0.5, draw.random() < 0.5
     squares = {half: picture[top : top + size, left : left + size] for half, picture in pair.items()}
     return {half: one[:: -1 if upside_down else 1, :: -1 if mirrored else 1] for half, one in squares.items()}
-
-
-def half_of(row: Row, half: str) -> np.ndarray:
-    """The picture `lq` or `gt` of a row, uint8 RGB `(H, W, 3)`.
-
-    Raises:
-        BadRow: there is none, or it cannot be decoded.
-    """
-    for extension in EXTENSIONS:
-        part = f"{half}.{extension}"
-        if part in row.parts:
-            try:
-                return decode(row.parts[part])
-            except BadRow as error:
-                raise BadRow(f"{part}: {error}") from None
-    raise BadRow(f"the row has no picture {half}.* (it has {', '.join(sorted(row.parts)) or 'nothing'})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lumiray.data.records import texts_of
 from lumiray.errors import UserError
-from lumiray.system import BadRow, Row
+from lumiray.system import Row
 from lumizoo.clip.library import tokenizers
 
 MAX_WORD = 2000  # characters of one word that are looked at; a longer one is data gone wrong, not language
@@ -60,39 +60,8 @@ def choose_caption(row: Row, sources: Sequence[CaptionSource], draw: np.random.G
     source = sources[0]
     if len(sources) > 1:
         source = sources[int(draw.choice(len(sources), p=[one.share for one in sources]))]
-    captions = all_captions(row, source)
+    captions = texts_of(row, source.field)
     return captions[int(draw.integers(len(captions)))] if len(captions) > 1 else captions[0]
-
-
-def all_captions(row: Row, source: CaptionSource) -> list[str]:
-    """Every caption that the source has for a row: several where a field of the .json is a list.
-
-    Raises:
-        BadRow: no text where the source says, or an empty one.
-    """
-    if source.part not in row.parts:
-        raise BadRow(
-            f"the row has no .{source.part} with a caption (it has {', '.join(sorted(row.parts)) or 'nothing'})"
-        )
-    try:
-        text = row.parts[source.part].decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadRow(f"the caption in .{source.part} is not UTF-8") from None
-    captions = [text] if source.field is None else _field(text, source.field)
-    if not captions or not all(caption.strip() for caption in captions):
-        raise BadRow("the caption is empty")
-    return captions
-
-
-def _field(text: str, field: str) -> list[str]:
-    try:
-        value = json.loads(text)[field]
-    except (ValueError, KeyError, TypeError):
-        raise BadRow(f"the .json has no field {field!r}") from None
-    captions = value if isinstance(value, list) else [value]
-    if not all(isinstance(caption, str) for caption in captions):
-        raise BadRow(f"the field {field!r} in .json is not text")
-    return captions
 
 
 class Tokenizer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -17,13 +16,13 @@ from lumiray.data.picture import (
     reduced_random_resized_crop,
     resize_for_evaluation,
 )
+from lumiray.data.records import image_of, texts_of
 from lumiray.system import BadRow, Row
-from lumizoo.clip.captions import Tokenizer, all_captions, caption_sources, choose_caption
+from lumizoo.clip.captions import Tokenizer, caption_sources, choose_caption
 from lumizoo.clip.config import ClipConfig
 from lumizoo.clip.form import Form, form_of
 
 NO_CLASS = -1
-PICTURES = ("jpg", "jpeg", "png", "webp")
 
 
 class Prepare:
@@ -68,24 +67,14 @@ class Prepare:
         """The whole picture, all captions, the class."""
         label = _label(row.parts["cls"]) if "cls" in row.parts else NO_CLASS
         source = self.sources[0]
-        captions = [] if label != NO_CLASS and source.part not in row.parts else all_captions(row, source)
-        square = resize_for_evaluation(self.picture(row), self.form.size, self.form.resize)
+        captions = [] if label != NO_CLASS and source.part not in row.parts else texts_of(row, source.field)
+        square = resize_for_evaluation(image_of(row).decoded(), self.form.size, self.form.resize)
         tokens = [self.tokenizer(caption) for caption in captions]
         return {
             "image": np.ascontiguousarray(square.transpose(2, 0, 1)),
             "text": np.array(tokens, dtype=np.int32).reshape(-1, self.form.context_length),
             "label": np.int64(label),
         }
-
-    def picture(self, row: Row, decoded: Callable[[bytes], np.ndarray] = decode) -> np.ndarray:
-        """The row's picture as `decoded` gives it, uint8 (H, W, 3)."""
-        for extension in PICTURES:
-            if extension in row.parts:
-                try:
-                    return decoded(row.parts[extension])
-                except ValueError as error:
-                    raise BadRow(f"the picture in .{extension} cannot be decoded: {error}") from None
-        raise BadRow(f"the row has no picture (it has {', '.join(sorted(row.parts)) or 'nothing'})")
 
     def augmented(self, row: Row, size: int, draw: np.random.Generator) -> np.ndarray:
         """Random resized crop, uint8 (3, S, S); colour changes and grey where they are asked for."""
@@ -96,7 +85,7 @@ class Prepare:
                 return reduced_random_resized_crop(data, size, config.crop_scale, config.crop_ratio, draw)
             return random_resized_crop(decode(data), size, config.crop_scale, config.crop_ratio, draw)
 
-        square = self.picture(row, cropped)
+        square = image_of(row).decoded(cropped)
         if any(config.color_jitter) and draw.random() < config.color_jitter_prob:
             square = color_jitter(square, *config.color_jitter, draw)
         if config.grey_prob and draw.random() < config.grey_prob:

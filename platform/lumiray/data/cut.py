@@ -167,12 +167,11 @@ def _lack(listed: Listed) -> str | None:
     for role, url in listed.pictures.items():
         if not url:
             return f"there is no picture of this name in {role}/" if role else "there is no picture"
-    if len(listed.pictures) > 1:
-        return None  # one picture says what the other should be
-    if listed.caption is None or not listed.caption.strip():
+    several = len(listed.pictures) > 1  # they say themselves what is to be learnt
+    if not several and (listed.caption is None or not listed.caption.strip()):
         return "there is no caption"
     try:
-        listed.caption.encode("utf-8")
+        (listed.caption or "").encode("utf-8")
     except UnicodeEncodeError:
         return "the caption cannot be written as UTF-8"
     return None

@@ -13,7 +13,8 @@ from lumiray.data.decode import decode
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import expand
 from lumiray.data.parts import caption_in, pictures_in
-from lumiray.system import BadRow, Row
+from lumiray.data.records import records_of
+from lumiray.system import BadRow, Record, Row
 
 _SAMPLE_ROWS = 256
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -29,6 +30,7 @@ class ShardsReport:
         row_bytes: as stored, over the sampled rows; the same five values, as of all that follow.
         sample: number of rows looked at.
         extensions: part name -> sampled rows that have it.
+        records: record type -> sampled rows that can serve it and whose pictures decode.
         caption_lengths: characters.
         picture_heights, picture_widths: pixels.
         problems: reasons why sampled rows cannot be used -> how many.
@@ -42,6 +44,7 @@ class ShardsReport:
     row_bytes: tuple[int, ...]
     sample: int
     extensions: dict[str, int]
+    records: dict[Record, int]
     caption_lengths: tuple[int, ...]
     picture_heights: tuple[int, ...]
     picture_widths: tuple[int, ...]
@@ -50,6 +53,10 @@ class ShardsReport:
 
     def __str__(self) -> str:
         shares = ", ".join(f".{name} {count / self.sample:.0%}" for name, count in self.extensions.items())
+        served = ", ".join(
+            f"{record}" if count == self.sample else f"{record} ({count} of {self.sample} rows)"
+            for record, count in self.records.items()
+        )
         lines = [
             f"shards           {self.shards}",
             f"rows             {self.rows}",
@@ -68,6 +75,7 @@ class ShardsReport:
             if values:
                 lines.append(f"{name:<16} {_five(values)}")
         lines += ["", f"parts            {shares} (of {self.sample} sampled rows)"]
+        lines += [f"serves           {served or 'nothing'}"]
         lines += [f"cannot be used   {count} of them: {reason}" for reason, count in self.problems.items()]
         return "\n".join(lines)
 
@@ -88,6 +96,7 @@ def describe_shards(shards: ShardSet) -> ShardsReport:
     """As `describe`, for shards that are open."""
     ordinals = sample_ordinals(shards.num_rows, _SAMPLE_ROWS)
     extensions: Counter[str] = Counter()
+    records: Counter[Record] = Counter()
     problems: Counter[str] = Counter()
     captions: list[int] = []
     sizes: list[tuple[int, ...]] = []
@@ -105,6 +114,7 @@ def describe_shards(shards: ShardSet) -> ShardsReport:
             caption = caption_in(row.parts)
             if caption is not None:
                 captions.append(len(caption))
+            records.update(records_of(row))
         except BadRow as error:
             problems[str(error)] += 1
     return ShardsReport(
@@ -115,6 +125,7 @@ def describe_shards(shards: ShardSet) -> ShardsReport:
         row_bytes=_spread(row_bytes),
         sample=len(ordinals),
         extensions=dict(sorted(extensions.items(), key=lambda each: (-each[1], each[0]))),
+        records={record: records[record] for record in Record if records[record]},
         caption_lengths=_spread(captions),
         picture_heights=_spread([height for height, _ in sizes]),
         picture_widths=_spread([width for _, width in sizes]),

@@ -2,6 +2,8 @@
 
     photos/a.jpg  photos/a.txt  photos/b/c.png  photos/b/c.json       each picture is a row
     set/lq/a.png  set/gt/a.png  set/lq/b/c.jpg  set/gt/b/c.png        two pictures of one name are a row
+    set/a.0.png  set/a.1.png  set/b.lq.png  set/b.gt.png              named as parts of a row, they are one
+    set/c.jpg  set/c.seg.png  set/c.txt                               (`records`), with the text of its name
 
 Names that begin with a dot are left out, and links to folders are not followed: they may lead in circles.
 """
@@ -15,14 +17,13 @@ from functools import partial
 from itertools import islice
 
 from lumiray import storage
-from lumiray.data.parts import PICTURES
+from lumiray.data.named_parts import is_picture, rows_by_name, stem_of
+from lumiray.data.parts import PAIR, PICTURES
 from lumiray.data.remote import map_requests
 from lumiray.data.table import Listed
 from lumiray.errors import UserError
 from lumiray.storage import Entry, without_secrets
 
-PAIR = ("lq", "gt")
-"""Folders of a paired tree, and names of the parts that their pictures become: degraded, as it should be."""
 _TEXTS_READ = 1024  # at a time
 
 
@@ -46,13 +47,14 @@ def folder_rows(folder: str) -> Iterator[Listed]:
 
 def _pictures(folder: str) -> Iterator[Listed]:
     files, below = _inside(folder)
-    names = filter(_is_picture, files)
-    while batch := list(islice(names, _TEXTS_READ)):
-        stems = [storage.join(folder, _stem(name)) for name in batch]
+    rows = rows_by_name(folder, files)
+    while batch := list(islice(rows, _TEXTS_READ)):
+        stems = [storage.join(folder, stem) for stem, _ in batch]
         texts = map_requests(partial(_beside, files=files), stems, storage.is_s3(folder))
-        for name, (text, more) in zip(batch, texts, strict=True):
-            url = storage.join(folder, name)
-            yield Listed(url, {"": url}, text, json=more, entries={"": files[name]})
+        for (_, names), (text, more) in zip(batch, texts, strict=True):
+            urls = {role: storage.join(folder, name) for role, name in names.items()}
+            entries = {role: files[name] for role, name in names.items()}
+            yield Listed(next(iter(urls.values())), urls, text, json=more, entries=entries)
     for name in below:
         yield from _pictures(storage.join(folder, name))
 
@@ -65,9 +67,9 @@ def _pairs(folders: Mapping[str, str]) -> Iterator[Listed]:
         files, below = _inside(folder)
         subfolders.update(below)
         for name, entry in files.items():
-            if not _is_picture(name):
+            if not is_picture(name):
                 continue
-            pair = stems.setdefault(_stem(name), {})
+            pair = stems.setdefault(stem_of(name), {})
             if role in pair:
                 raise UserError(
                     f"{without_secrets(folder)} holds both {pair[role].name} and {name}, and only one of them can be "
@@ -91,14 +93,6 @@ def _inside(folder: str) -> tuple[dict[str, Entry], list[str]]:
 
 def _is_link(url: str) -> bool:
     return not storage.is_s3(url) and os.path.islink(storage.local_path(url))
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().rpartition(".")[2] in PICTURES and "." in name
-
-
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0]
 
 
 def _beside(stem: str, files: Mapping[str, Entry]) -> tuple[str | None, bytes | None]:

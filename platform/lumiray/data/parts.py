@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from lumiray.system import BadRow
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "avif", "tif", "tiff", "bmp", "gif")
+PAIR = ("lq", "gt")
+"""Parts of a pair: degraded, as it should be; in a paired tree of folders the names of both."""
 _MAGIC = {
     b"\xff\xd8\xff": "jpg",
     b"\x89PNG\r\n\x1a\n": "png",
@@ -48,6 +50,6 @@ def caption_in(parts: Mapping[str, bytes]) -> str | None:
             return caption if isinstance(caption, str) else None
     except UnicodeDecodeError:
         raise BadRow("the text is not UTF-8") from None
-    except ValueError:
+    except (ValueError, RecursionError):  # thousands of brackets
         raise BadRow("the JSON cannot be read") from None
     return None

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from lumiray.data.decode import MAX_PIXELS, opened
+from lumiray.data.decode import MAX_PIXELS, eight_bits, opened, refuse_more_bits, sixteen_bits
 from lumiray.system import BadRow
 
 MOST_PIXELS = 150_000_000
 """Of pictures that are restored in tiles; PIL itself refuses those of more than 179 million."""
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".avif", ".bmp", ".ppm", ".pgm", ".jp2")
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "AVIF", "BMP", "PPM", "JPEG2000")  # plain decoders: none starts a program
-_DEEP = ("PNG", "TIFF", "PPM", "JPEG2000")  # may have 16 bits
-_KEPT = ("L", "LA", "RGB", "RGBA", "I;16")  # modes of PIL whose values are the file's own
+_KEPT = ("L", "LA", "RGB", "RGBA")  # modes of PIL whose values are the file's own
 _HEADER = 33  # bytes of a PNG before the first chunk that may follow
 _ORIENTATION, _EXIF, _GPS = 0x0112, 0x8769, 0x8825  # tags of EXIF, the last two of folders in it
 _WIDTH, _HEIGHT, _INTEROPERABILITY = 0xA002, 0xA003, 0xA005  # in the first of these
@@ -69,28 +68,13 @@ def read_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews or depth behind the photograph
             raise BadRow(f"there are {frames} pictures in the file, and one is read")
-        pixels = _deep(data, image) if image.format in _DEEP else None
-        pixels = _shallow(image) if pixels is None else pixels
+        deep = sixteen_bits(data, image)
+        pixels = _shallow(image) if deep is None else deep
+        if deep is None or image.format != "TIFF":  # deep TIFFs are upright, and PIL has not read them
+            pixels = _upright(pixels, image)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         color, alpha = (pixels[..., :-1], pixels[..., -1]) if pixels.shape[2] in (2, 4) else (pixels, None)
         return Picture(color, alpha, _profile(image, color.shape[2]), _exif(image, *color.shape[:2]))
-
-
-def _deep(data: bytes, image: Any) -> np.ndarray | None:
-    """16-bit pixels, which PIL cuts to 8 in colour: uint16 (H, W) or (H, W, C); None for all else."""
-    import cv2
-
-    if image.format == "PNG" and data[24] != 16:  # bits of a channel
-        return None
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    if pixels is None or pixels.dtype != np.uint16:
-        return None
-    if pixels.ndim == 3 and pixels.shape[2] >= 3:
-        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-    return np.asarray(pixels) if image.format == "TIFF" else _upright(pixels, image)  # OpenCV turns TIFFs itself
 
 
 def _upright(pixels: np.ndarray, image: Any) -> np.ndarray:
@@ -103,17 +87,15 @@ def _upright(pixels: np.ndarray, image: Any) -> np.ndarray:
 
 
 def _shallow(image: Any) -> np.ndarray:
-    """What PIL reads, upright: uint8 (H, W) or (H, W, C), uint16 for its deep grey."""
-    if image.mode in ("I", "F"):
-        raise BadRow("pictures of 32-bit numbers are not read: store it with 8 or 16 bits")
+    """What PIL reads, uint8 (H, W) or (H, W, C)."""
+    refuse_more_bits(image)
     plain = image
     if image.mode == "1":
         plain = image.convert("L")
-    elif image.mode not in _KEPT and not image.mode.startswith("I;16"):
+    elif image.mode not in _KEPT:
         transparent = image.mode in ("PA", "La", "RGBa") or "transparency" in image.info
         plain = image.convert("RGBA" if transparent else "RGB")
-    pixels = np.array(plain)
-    return _upright(pixels.astype(np.uint16) if image.mode.startswith("I;16") else pixels, image)
+    return np.array(plain)
 
 
 def _profile(image: Any, channels: int) -> bytes | None:
@@ -159,7 +141,7 @@ def encoded(picture: Picture, form: str) -> bytes:
     told: dict[str, Any] = {"icc_profile": picture.profile, "exif": picture.exif or b""}
     told |= {"quality": 95, "subsampling": 0} if form == "jpeg" else {"lossless": True}
     buffer = io.BytesIO()
-    image = Image.fromarray(_flat(_eight_bits(_joined(picture))))
+    image = Image.fromarray(_flat(eight_bits(_joined(picture))))
     if form == "webp" and picture.color.shape[2] == 1:  # it has no grey
         image = image.convert("RGB" if picture.alpha is None else "RGBA")
         told["icc_profile"] = None  # which was one of grey
@@ -186,11 +168,6 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 def _joined(picture: Picture) -> np.ndarray:
     parts = [picture.color] if picture.alpha is None else [picture.color, picture.alpha[..., None]]
     return np.ascontiguousarray(np.concatenate(parts, axis=2))
-
-
-def _eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """Levels of 16 bits rounded to 8; those of 8 as they are."""
-    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _flat(pixels: np.ndarray) -> np.ndarray:

@@ -160,6 +160,6 @@ def _parts(parts: dict[str, bytes]) -> list[str]:
             problems.append("there is no caption")
     except UnicodeDecodeError:
         problems.append("the JSON is not UTF-8")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problems.append(str(error) if isinstance(error, BadRow) else "the JSON cannot be read")
     return problems

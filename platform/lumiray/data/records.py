@@ -1,0 +1,319 @@
+"""What the parts of a stored row are, by record type (`lumiray.system.Record`): where a system's `prepare` begins.
+
+    image_of(row)            CLEAN, and with texts_of(row) IMAGE_TEXT
+    pair_of(row)             PAIR
+    exposures_of(row)        EXPOSURES
+    grounding_of(row)        GROUNDING
+    segmentation_of(row)     SEGMENTATION
+
+UNPAIRED is a mixture of two sources of CLEAN rows (`--mix`): each has its own order and epochs, and
+`batch["source"]` tells them apart.
+
+Pictures are handed over as stored, for a system knows how it decodes them.  Whatever is missing, there twice or
+wrong is a `BadRow` that says what was looked for and what there was: between two pictures nobody chooses by guess.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lumiray.data.class_numbers import decode_class_numbers, unlabelled
+from lumiray.data.decode import decode, picture_size
+from lumiray.data.parts import PAIR, PICTURES, caption_in
+from lumiray.system import BadRow, Record, Row
+
+_Read = TypeVar("_Read")
+_EXPOSURE = re.compile(r"([0-9]{1,4})\.([a-z0-9]+)")
+_SHOWN = 60  # characters of a wrong value that a message repeats
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture of a row, as bytes.
+
+    Args:
+        part: its name in the row, such as `jpg` or `lq.png`.
+        data: the file.
+    """
+
+    part: str
+    data: bytes
+
+    def decoded(self, decoder: Callable[[bytes], np.ndarray] = decode) -> np.ndarray:
+        """Its pixels as `decoder` gives them, `decode`: uint8 RGB (H, W, 3).
+
+        Raises:
+            BadRow: it cannot be decoded; the message names the part.
+        """
+        return self._read(decoder)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width as `decode` will give them, from the header.
+
+        Raises:
+            BadRow: it is no picture; the message names the part.
+        """
+        return self._read(picture_size)
+
+    def _read(self, reader: Callable[[bytes], _Read]) -> _Read:
+        try:
+            return reader(self.data)
+        except ValueError as error:
+            raise BadRow(f"{self.part}: {error}") from None
+
+
+def image_of(row: Row) -> StoredPicture:
+    """The one picture of a row, `.jpg`, `.png`, `.webp` or another of `parts.PICTURES`.
+
+    Raises:
+        BadRow: there is none, or more than one.
+    """
+    return _picture(row, "")
+
+
+def texts_of(row: Row, field: str | None = None) -> list[str]:
+    """Texts of a row: its `.txt`, or a field of its `.json`, which is a text or a list of them.
+
+    Raises:
+        BadRow: there is none where it should be, it is not text, or empty.
+    """
+    texts = [_text(row, "txt", "a caption")] if field is None else _json_texts(row, field)
+    if not texts or not all(text.strip() for text in texts):
+        raise BadRow("the caption is empty")
+    return texts
+
+
+def pair_of(row: Row) -> dict[str, StoredPicture]:
+    """The pictures `lq.*` and `gt.*` of a row, by these names.
+
+    Raises:
+        BadRow: one is missing, or there twice.
+    """
+    return {half: _picture(row, half) for half in PAIR}
+
+
+def exposures_of(row: Row) -> tuple[StoredPicture, ...]:
+    """The pictures `0.*`, `1.*`, ... of a row in the order of these numbers, two or more.
+
+    Raises:
+        BadRow: fewer than two, a number that is left out, or one that comes twice.
+    """
+    found: dict[int, str] = {}
+    for part in sorted(row.parts):
+        match = _EXPOSURE.fullmatch(part)
+        if not match or match[2] not in PICTURES:
+            continue
+        number = int(match[1])
+        if number in found:
+            raise BadRow(f"the row has two exposures {number}: {found[number]} and {part}")
+        found[number] = part
+    if len(found) < 2 or max(found) >= len(found):
+        raise BadRow(f"the row has no exposures 0.*, 1.* and so on, two or more without a hole ({_there(row)})")
+    return tuple(StoredPicture(found[number], row.parts[found[number]]) for number in sorted(found))
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """A picture with a caption, and boxes around what words of the caption speak of.
+
+    Args:
+        boxes: float64 (n, 4), left, top, right, bottom in pixels of the picture as `decode` gives it: edges, so
+            that a box over the whole of it is 0, 0, W, H.
+        spans: for each box the [start, end) of one or more pieces of the caption, in characters.
+    """
+
+    picture: StoredPicture
+    caption: str
+    boxes: np.ndarray
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def grounding_of(row: Row) -> Grounding:
+    """The picture of a row, and its `.json`:
+
+        {"caption": "a cat on a mat", "boxes": [[12, 30.5, 200, 180]], "spans": [[[2, 5]]]}
+
+    with one list of spans for each box, and no boxes at all where the caption speaks of nothing in the picture.
+    Other fields are left alone.
+
+    Raises:
+        BadRow: something is missing, a box is not four finite numbers, empty or not inside the picture, or a span is
+            empty or not inside the caption.
+    """
+    picture = image_of(row)
+    given = _json(row, "caption, boxes and spans")
+    caption, boxes, spans = (given.get(name) for name in ("caption", "boxes", "spans"))
+    if not isinstance(caption, str) or not caption.strip():
+        raise BadRow(f"the field 'caption' in .json is no text, but {_short(caption)}")
+    if not isinstance(boxes, list) or not isinstance(spans, list) or len(boxes) != len(spans):
+        raise BadRow(f"the .json needs boxes, and one list of spans for each: it has {_short(boxes)}, {_short(spans)}")
+    height, width = picture.size()
+    for number, box in enumerate(boxes):
+        _check_box(number, box, height, width)
+    checked = tuple(_checked_spans(number, several, len(caption)) for number, several in enumerate(spans))
+    return Grounding(picture, caption, np.array(boxes, np.float64).reshape(-1, 4), checked)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A picture with a class for each pixel.
+
+    Args:
+        numbers: uint8 or uint16 (H, W), places in `classes`; the largest number of the kind (255, 65535) where a
+            pixel has no class.
+        classes: their names.
+    """
+
+    picture: StoredPicture
+    numbers: np.ndarray
+    classes: tuple[str, ...]
+
+
+def segmentation_of(row: Row) -> Segmentation:
+    """The picture of a row, its `seg.png`, and names of classes from `.json` (`{"classes": [...]}`) or lines of `.txt`.
+
+    Raises:
+        BadRow: something is missing, the sizes differ, names are empty or come twice, or a number has no name.
+    """
+    picture = image_of(row)
+    if "seg.png" not in row.parts:
+        raise BadRow(f"the row has no seg.png ({_there(row)})")
+    classes = _class_names(row)
+    stored = StoredPicture("seg.png", row.parts["seg.png"])
+    numbers = stored.decoded(decode_class_numbers)
+    height, width = picture.size()
+    if numbers.shape != (height, width):
+        raise BadRow(
+            f"{picture.part} has {width} x {height} pixels and seg.png {numbers.shape[1]} x {numbers.shape[0]}; "
+            "they have one size"
+        )
+    labelled = numbers[numbers != unlabelled(numbers)]
+    if labelled.size and int(labelled.max()) >= len(classes):
+        raise BadRow(f"seg.png has the class number {int(labelled.max())}, and there are {len(classes)} names from 0")
+    return Segmentation(picture, numbers, classes)
+
+
+def records_of(row: Row) -> list[Record]:
+    """The record types that a row can serve, in their order; UNPAIRED, two sources of CLEAN, is not one of a row."""
+    served = []
+    for record, reader in _READERS.items():
+        try:
+            reader(row)
+        except BadRow:
+            continue
+        served.append(record)
+    return served
+
+
+def _image_text(row: Row) -> None:
+    image_of(row)
+    if not (caption_in(row.parts) or "").strip():
+        raise BadRow("there is no caption")
+
+
+_READERS: dict[Record, Callable[[Row], Any]] = {
+    Record.IMAGE_TEXT: _image_text,
+    Record.PAIR: pair_of,
+    Record.EXPOSURES: exposures_of,
+    Record.CLEAN: image_of,
+    Record.GROUNDING: grounding_of,
+    Record.SEGMENTATION: segmentation_of,
+}
+
+
+def _picture(row: Row, role: str) -> StoredPicture:
+    """The only picture of a role, "" for the row's own."""
+    names = [f"{role}.{kind}" if role else kind for kind in PICTURES]
+    found = [name for name in names if name in row.parts]
+    wanted = f" {role}.*" if role else ""
+    if not found:
+        raise BadRow(f"the row has no picture{wanted} ({_there(row)})")
+    if len(found) > 1:
+        raise BadRow(f"the row has {len(found)} pictures{wanted}, {' and '.join(found)}, and one is looked for")
+    return StoredPicture(found[0], row.parts[found[0]])
+
+
+def _there(row: Row) -> str:
+    return f"it has {', '.join(sorted(row.parts)) or 'nothing'}"
+
+
+def _text(row: Row, part: str, what: str) -> str:
+    if part not in row.parts:
+        raise BadRow(f"the row has no .{part} with {what} ({_there(row)})")
+    try:
+        return row.parts[part].decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRow(f"the text in .{part} is not UTF-8") from None
+
+
+def _json(row: Row, what: str) -> dict[str, Any]:
+    text = _text(row, "json", what)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # thousands of brackets
+        raise BadRow("the .json cannot be read") from None
+    if not isinstance(value, dict):
+        raise BadRow(f"the .json is no object, but {_short(value)}")
+    return value
+
+
+def _json_texts(row: Row, field: str) -> list[str]:
+    given = _json(row, "a caption")
+    if field not in given:
+        raise BadRow(f"the .json has no field {field!r}")
+    texts = given[field] if isinstance(given[field], list) else [given[field]]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadRow(f"the field {field!r} in .json is not text")
+    return texts
+
+
+def _check_box(number: int, box: Any, height: int, width: int) -> None:
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+        raise BadRow(f"box {number} is {_short(box)}, not four finite numbers")
+    left, top, right, bottom = box
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise BadRow(
+            f"box {number} is {_short(box)}: left, top, right, bottom of something inside the picture of {width} x "
+            f"{height} pixels"
+        )
+
+
+def _checked_spans(number: int, spans: Any, length: int) -> tuple[tuple[int, int], ...]:
+    wrong = BadRow(f"the spans of box {number} are {_short(spans)}: one or more [start, end) in {length} characters")
+    if not isinstance(spans, list) or not spans:
+        raise wrong
+    for span in spans:
+        if not isinstance(span, list) or len(span) != 2 or not all(type(value) is int for value in span):
+            raise wrong
+        if not 0 <= span[0] < span[1] <= length:
+            raise wrong
+    return tuple((start, end) for start, end in spans)
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and -math.inf < value < math.inf
+
+
+def _class_names(row: Row) -> tuple[str, ...]:
+    given = _json(row, "names of classes").get("classes") if "json" in row.parts else None
+    if given is None:
+        lines = _text(row, "txt", "names of classes, nor a .json with the field 'classes'").rstrip().split("\n")
+        given = [line.strip() for line in lines]
+    if not isinstance(given, list) or not all(isinstance(name, str) and name.strip() for name in given) or not given:
+        raise BadRow(f"the names of classes are {_short(given)}: one or more texts, none of them empty")
+    if len(set(given)) < len(given):
+        double = next(name for name in given if given.count(name) > 1)
+        raise BadRow(f"the class {double[:_SHOWN]!r} is named twice")
+    return tuple(given)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
