@@ -42,6 +42,7 @@ def given(**values: Any) -> RunConfig:
         {"warmup": 0, "lr": 0.0, "retries": 0, "data__bad_rows_limit": 1.0, "optimizer__betas": (0.0, 0.999)},
         {"data__slice_rows": 1, "data__group_rows": 1},
         {"data__filter": "width >= 256 and similarity is not None"},
+        {"data__cache": "/mnt/nvme/cache", "data__cache_gb": 0.5},
     ],
 )
 def test_what_can_work_passes(values: dict[str, Any]) -> None:
@@ -75,6 +76,12 @@ def test_what_can_work_passes(values: dict[str, Any]) -> None:
         ({"data__bad_rows_limit": 1.5}, "--data.bad-rows-limit is 1.5; it must be between 0 and 1."),
         ({"data__filter": "width = 3"}, "--data.filter 'width = 3' cannot be read: "),
         ({"data__filter": ""}, "--data.filter '' cannot be read: "),
+        ({"data__cache": "s3://bucket/cache"}, "--data.cache is 's3://bucket/cache'; it must be a folder on a local"),
+        ({"data__cache": ""}, "--data.cache is ''; it must be a folder on a local disk"),
+        ({"data__cache": "cache", "data__cache_gb": 0.0}, "--data.cache-gb is 0.0; it must be a number of GB above 0."),
+        ({"data__cache": "cache", "data__cache_gb": math.nan}, "--data.cache-gb is nan"),
+        ({"data__cache": "cache", "data__cache_gb": math.inf}, "--data.cache-gb is inf"),
+        ({"data__cache_gb": 5.0}, "--data.cache-gb needs --data.cache"),
         ({"seed": -1}, "--seed is -1"),
         ({"seed": 2**63}, "--seed is 9223372036854775808"),
     ],

@@ -30,7 +30,7 @@ DERIVED = {
 }  # in it as what they amount to
 CARRIED_OUT = {
     *("val_shards", "output", "workers", "zero", "resume", "accept_changes", "device", "retries"),
-    *("data.decoders", "data.bad_rows", "data.bad_rows_limit", "data.index"),
+    *("data.decoders", "data.bad_rows", "data.bad_rows_limit", "data.index", "data.cache", "data.cache_gb"),
     *("engine.offload_optimizer", "engine.offload_parameters", "engine.nvme_path", "engine.compile"),
     *("engine.deepspeed", "checkpoint.every", "checkpoint.keep", "checkpoint.best"),
     *("evaluate.every", "evaluate.batch_size", "evaluate.class_names", "evaluate.templates"),

@@ -7,6 +7,7 @@ made here, before anything starts; what can only be known later is checked where
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,6 +34,10 @@ class DataConfig:
     """Which training rows are taken, by columns of the Parquet files beside the shards: 'width >= 256 and ...'."""
     index: str | None = None
     """Folder for the index of row offsets; if not given, beside the shards, or in your cache if that is read-only."""
+    cache: str | None = None
+    """Folder on a local disk of each host, where rows of shards on S3 are kept: later epochs read them from there."""
+    cache_gb: float = 100.0
+    """Size of --data.cache per host in GB, shared by its workers; what was not used for longest goes first."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,8 @@ def _check_numbers(run: RunConfig) -> None:
     check_number("data.bad-rows-limit", data.bad_rows_limit, 0, 1)
     if run.epochs is not None and not run.epochs > 0:
         raise UserError(f"--epochs is {run.epochs}; it must be above 0.")
+    if not 0 < data.cache_gb < math.inf:
+        raise UserError(f"--data.cache-gb is {data.cache_gb}; it must be a number of GB above 0.")
     if optimizer.betas and not all(0 <= beta < 1 for beta in optimizer.betas):
         raise UserError(f"--optimizer.betas is {optimizer.betas}; both must be at least 0 and below 1.")
 
@@ -243,6 +250,13 @@ def _check_pairs(run: RunConfig) -> None:
             f"--data.group-rows {data.group_rows} is not a multiple of --data.slice-rows {data.slice_rows}: a group "
             "is a whole number of slices."
         )
+    if data.cache is not None and (not data.cache or "://" in data.cache.removeprefix("file://")):
+        raise UserError(
+            f"--data.cache is {data.cache!r}; it must be a folder on a local disk, the same path on every host, such "
+            "as /mnt/nvme/cache."
+        )
+    if data.cache is None and data.cache_gb != DataConfig.cache_gb:
+        raise UserError("--data.cache-gb needs --data.cache: the folder that it is the size of.")
     if optimizer.cooldown and optimizer.schedule != "constant-cooldown":
         raise UserError("--optimizer.cooldown needs --optimizer.schedule constant-cooldown.")
     if engine.offload_parameters != "none" and run.zero != 3:

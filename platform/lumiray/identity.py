@@ -15,7 +15,7 @@ from lumiray.train.sizes import Sizes
 OUTSIDE = {
     *("output", "workers", "resume", "device", "retries", "accept_changes", "epochs", "steps", "val_shards"),
     *("shards", "mix", "epochs_of", "global_batch_size", "micro_batch_size", "checkpoint", "evaluate", "log", "zero"),
-    *("data.decoders", "data.index", "data.bad_rows", "data.bad_rows_limit"),
+    *("data.decoders", "data.index", "data.cache", "data.cache_gb", "data.bad_rows", "data.bad_rows_limit"),
     *("engine.offload_optimizer", "engine.offload_parameters", "engine.nvme_path", "engine.deepspeed"),
     *("engine.compile",),
 }

@@ -88,7 +88,7 @@ def proxy(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.mark.parametrize("fault", ["throttle", "cut", "short"])
 def test_rows_come_whole_through_faults(s3: str, proxy: Proxy, shards_in: Callable[..., list[str]], fault: str) -> None:
-    shards = ShardSet.open(shards_in(f"{s3}/set", [30, 30], size=40_000))
+    shards = ShardSet.open(shards_in(f"{s3}/set", [30, 30], size=80_000))
     proxy.faults = [fault, fault, "", fault, fault]
     rows = shards.read(np.arange(0, 60, 5))
     assert not proxy.faults and proxy.requests > 12  # all faults were met

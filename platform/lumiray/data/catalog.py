@@ -55,21 +55,23 @@ class Rows:
     Args:
         offsets, lengths: in bytes, int64 (n,) each.
         numbers: which rows of the shard these are, ascending, int32 (n,); None for all of them.
+        slices: where a cache is used, the bytes that it keeps together (`fetch_rows.slice_bounds`).
     """
 
     offsets: np.ndarray
     lengths: np.ndarray
     numbers: np.ndarray | None = None
+    slices: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        numbers = 0 if self.numbers is None else self.numbers.nbytes
-        return int(self.offsets.nbytes + self.lengths.nbytes + numbers)
+        columns = (self.offsets, self.lengths, self.numbers, self.slices)
+        return sum(column.nbytes for column in columns if column is not None)
 
     def only(self, numbers: np.ndarray) -> Rows:
         """Those of all rows that have these numbers."""
-        return Rows(self.offsets[numbers], self.lengths[numbers], numbers)
+        return Rows(self.offsets[numbers], self.lengths[numbers], numbers, self.slices)
 
 
 class Catalog:

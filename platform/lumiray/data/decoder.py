@@ -89,10 +89,10 @@ class Decoder:
             for entry, plan, stored in zip(together, planned, rows, strict=True):
                 yield self.training(entry, plan, stored, prepare or self.prepare)
 
-    def read(self, source: int, ordinals: np.ndarray) -> list[Row | BadRow]:
-        """Rows of a source as they are stored; -1 is the evaluation's."""
+    def read(self, source: int, ordinals: np.ndarray, anew: bool = False) -> list[Row | BadRow]:
+        """Rows of a source as they are stored; -1 is the evaluation's.  `anew` as `ShardSet.read` has it."""
         with self._reading:
-            return self.shards(source).read(ordinals)
+            return self.shards(source).read(ordinals, anew)
 
     def read_all(self, planned: Sequence[Planned]) -> list[list[Row | BadRow]]:
         """The rows of several entries, those of one source by one call, so that neighbours are one range read."""
@@ -138,7 +138,7 @@ class Decoder:
         if isinstance(row, Row):
             with suppress(BadRow):
                 return prepare(row, draw)
-        again = self.read(draw.source, np.array([draw.ordinal]))[0]
+        again = self.read(draw.source, np.array([draw.ordinal]), anew=True)[0]
         if isinstance(again, BadRow):
             raise again
         return prepare(again, draw)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -24,16 +25,16 @@ import numpy as np
 
 from lumiray import storage
 from lumiray.data.catalog import Catalog, Known, Rows
+from lumiray.data.fetch_rows import Shard, Span, fetched, near, slice_bounds, slices
 from lumiray.data.filter import Filter
 from lumiray.data.listing import Listed, look_up
+from lumiray.data.slice_cache import SliceCache
 from lumiray.data.survivors import Kept, Sieve, Survivors, tabled_shards
 from lumiray.data.tar import MAX_ROW_BYTES, read_row
 from lumiray.errors import UserError
 from lumiray.storage import without_secrets
 from lumiray.system import BadRow, Row
 
-_GAP, _GAP_S3 = 32 << 10, 256 << 10  # bytes that are read along rather than asked for around, with a second request
-_LONGEST_READ = 16 << 20
 _OFFSETS_BYTES = 64 << 20  # of row offsets kept in memory by one process
 
 
@@ -44,6 +45,7 @@ class ShardSet:
         rows_per_shard: int64, shape (shards,); with a filter, of those that survive it.
         stored_per_shard: rows in the archives, in any case.
         survivors: what a filter leaves; None without one.
+        cache: where rows of shards on S3 are kept on this host; None without one.
         folders, folder_of, names: address of shard i = folders[folder_of[i]] + "/" + names[i].
         sizes: bytes per shard, int64.
     """
@@ -55,6 +57,7 @@ class ShardSet:
         digests: Sequence[str],
         index_folder: str | None,
         survivors: Survivors | None = None,
+        cache: SliceCache | None = None,
     ) -> None:
         folders = [storage.parent(each.url) for each in listed]
         self.folders = tuple(dict.fromkeys(folders))
@@ -67,7 +70,7 @@ class ShardSet:
         self.stored_per_shard = np.asarray(rows_per_shard, dtype=np.int64)
         self.rows_per_shard = self.stored_per_shard if survivors is None else survivors.rows
         self.survivors = survivors
-        self.index_folder = index_folder
+        self.index_folder, self.cache = index_folder, cache
         self.digest = self._digest(digests)
         self._offsets: OrderedDict[int, Rows] = OrderedDict()
 
@@ -79,6 +82,7 @@ class ShardSet:
         scan_map: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
         digest: str | None = None,
         keep: Filter | None = None,
+        cache: SliceCache | None = None,
     ) -> ShardSet:
         """Find the rows of all shards, indexing those that have no index yet.
 
@@ -89,6 +93,7 @@ class ShardSet:
                 arguments and results can be pickled and the order of the results does not matter.
             digest: digest that an earlier run stored; anything else is refused, and nothing is rebuilt.
             keep: which rows are numbered, by the tables beside the shards; all rows if not given.
+            cache: keeps rows of shards on S3 on the disk of the host that reads them; local shards need none.
 
         Raises:
             UserError: no shards, a shard that is missing, unreadable, or changed since it was indexed; a table that
@@ -116,7 +121,7 @@ class ShardSet:
         if keep is not None:
             survivors = Survivors.of(keep, [kept[each.url] for each in listed])
             digests = [f"{one} {kept[each.url].digest}" for one, each in zip(digests, listed, strict=True)]
-        opened = cls(listed, rows, digests, index_folder, survivors)
+        opened = cls(listed, rows, digests, index_folder, survivors, cache)
         if digest is not None and opened.digest != digest:
             raise UserError(
                 f"The shards are not those that the run began with: their digest is {opened.digest}, not {digest}. "
@@ -183,28 +188,32 @@ class ShardSet:
         shards = shards.reshape(ordinals.shape)
         return shards, ordinals - self.starts[shards]
 
-    def read(self, ordinals: np.ndarray) -> list[Row | BadRow]:
+    def read(self, ordinals: np.ndarray, anew: bool = False) -> list[Row | BadRow]:
         """Rows as they are stored, in the order asked; neighbours are fetched together.
 
         A row that is there but cannot be read is a `BadRow` in its place, never an exception: what becomes of
         bad rows is the caller's policy.
+
+        Args:
+            anew: from the store, whatever a cache has.
 
         Raises:
             UserError: a shard is gone, has changed, or its store does not answer.
         """
         ordinals = np.asarray(ordinals, dtype=np.int64)
         unique, places = np.unique(ordinals, return_inverse=True)
-        spans = self._all_spans(unique)
         found: dict[int, Row | BadRow] = {}
-        for span, data in zip(spans, self._fetch(spans), strict=True):
-            for ordinal, start, length in span.rows:
-                found[ordinal] = row = _parsed(data, start - span.start, length, ordinal)
-                if isinstance(row, BadRow):
-                    self._refuse_changed(span.shard)
+        for span, data, is_new in fetched(self._all_spans(unique), self.cache, anew):
+            rows = [_parsed(data, start - span.start, length, ordinal) for ordinal, start, length in span.rows]
+            found |= {ordinal: row for (ordinal, _, _), row in zip(span.rows, rows, strict=True)}
+            if any(isinstance(row, BadRow) for row in rows):
+                self._refuse_changed(span.shard)
+            elif is_new and self.cache is not None and span.name is not None:  # only what was seen to be right is kept
+                self.cache.keep(span.name, data)
         return [found[int(unique[place])] for place in places.ravel()]
 
     def num_requests(self, ordinals: np.ndarray) -> int:
-        """Range reads that `read` makes for these rows."""
+        """Range reads that `read` makes for these rows, from an empty cache where there is one."""
         return len(self._all_spans(np.unique(np.asarray(ordinals, dtype=np.int64))))
 
     def row_sizes(self, shard: int) -> np.ndarray:
@@ -226,6 +235,8 @@ class ShardSet:
                 f"Shard {without_secrets(url)} has {len(rows.offsets)} rows now and had {stored} when the run began: "
                 "it was replaced. Start again with the shards as they are."
             )
+        if self.cache is not None:
+            rows = replace(rows, slices=slice_bounds(rows))
         if self.survivors is not None and self.rows_per_shard[shard] < stored:
             sieve = Sieve(catalog, self.survivors.keep)
             rows = rows.only(sieve.numbers(listed, int(self.survivors.digests[shard])))
@@ -234,57 +245,29 @@ class ShardSet:
             self._offsets.popitem(last=False)
         return rows
 
-    def _refuse_changed(self, shard: int) -> None:
+    def _refuse_changed(self, shard: Shard) -> None:
         """What looks like a bad row may be a shard that was replaced under way: then all its rows are in doubt."""
-        now = storage.entry(self.url_of(shard))
-        if (now.size, now.mark.encode()) != (int(self.sizes[shard]), bytes(self.marks[shard])):
+        now = storage.entry(shard.url)
+        if (now.size, now.mark) != (shard.size, shard.mark):
             raise UserError(
-                f"Shard {without_secrets(self.url_of(shard))} was changed while the run was reading it "
-                f"({self.sizes[shard]} bytes before, {now.size} now). Put the old file back, or start anew."
+                f"Shard {without_secrets(shard.url)} was changed while the run was reading it "
+                f"({shard.size} bytes before, {now.size} now). Put the old file back, or start anew."
             )
 
-    def _all_spans(self, unique: np.ndarray) -> list[_Span]:
+    def _all_spans(self, unique: np.ndarray) -> list[Span]:
         """Ranges to read for rows in ascending order."""
         shards, rows = self._places(unique)
-        spans: list[_Span] = []
+        spans: list[Span] = []
         cuts = np.flatnonzero(np.diff(shards)) + 1
         for part in np.split(np.arange(len(unique)), cuts):
             if len(part):
-                spans.extend(self._spans(int(shards[part[0]]), rows[part], unique[part]))
+                shard = self._shard(int(shards[part[0]]))
+                join = near if self.cache is None or not storage.is_s3(shard.url) else slices
+                spans.extend(join(shard, self._rows_of(shard.number), rows[part], unique[part]))
         return spans
 
-    def _spans(self, shard: int, rows: np.ndarray, ordinals: np.ndarray) -> list[_Span]:
-        """Rows of one shard (ascending) joined into ranges that are worth one read each."""
-        table = self._rows_of(shard)
-        gap = _GAP_S3 if storage.is_s3(self.folders[self.folder_of[shard]]) else _GAP
-        spans: list[_Span] = []
-        for row, ordinal in zip(rows.tolist(), ordinals.tolist(), strict=True):
-            start, length = int(table.offsets[row]), int(table.lengths[row])
-            wanted = length if length <= MAX_ROW_BYTES else 0
-            last = spans[-1] if spans else None
-            if last is not None and start - last.stop <= gap and start + wanted - last.start <= _LONGEST_READ:
-                last.stop = max(last.stop, start + wanted)
-                last.rows.append((ordinal, start, length))
-            else:
-                spans.append(_Span(shard, start, start + wanted, [(ordinal, start, length)]))
-        return spans
-
-    def _fetch(self, spans: list[_Span]) -> list[bytes]:
-        urls = [self.url_of(span.shard) for span in spans]
-        if spans and storage.is_s3(urls[0]):
-            return storage.s3_ranges(
-                [(url, span.start, span.stop - span.start) for url, span in zip(urls, spans, strict=True)]
-            )
-        pieces: list[bytes] = []
-        at = 0
-        while at < len(spans):  # spans of one shard are neighbours: it is opened once
-            upto = at + 1
-            while upto < len(spans) and spans[upto].shard == spans[at].shard:
-                upto += 1
-            ranges = [(span.start, span.stop - span.start) for span in spans[at:upto]]
-            pieces.extend(storage.read_ranges(urls[at], ranges))
-            at = upto
-        return pieces
+    def _shard(self, number: int) -> Shard:
+        return Shard(number, self.url_of(number), int(self.sizes[number]), self.marks[number].decode())
 
     @cached_property
     def _relative(self) -> tuple[str, ...]:
@@ -307,15 +290,6 @@ class ShardSet:
         state.pop("starts", None)
         state["_offsets"] = OrderedDict()
         return state
-
-
-class _Span:
-    """Bytes [start, stop) of a shard, and the (ordinal, start, length) of rows inside them."""
-
-    __slots__ = ("rows", "shard", "start", "stop")
-
-    def __init__(self, shard: int, start: int, stop: int, rows: list[tuple[int, int, int]]) -> None:
-        self.shard, self.start, self.stop, self.rows = shard, start, stop, rows
 
 
 def _parsed(data: bytes, start: int, length: int, ordinal: int) -> Row | BadRow:

@@ -10,6 +10,7 @@ from typing import Any
 from lumiray.data.filter import Filter
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import Listed
+from lumiray.data.slice_cache import SliceCache
 from lumiray.errors import UserError
 
 _AT_ONCE = 1024  # tasks submitted ahead of their results
@@ -17,16 +18,21 @@ _DONE_HERE = 512 << 20  # bytes of shards
 _STOPPED_S = 60.0
 
 
-def open_shards(listed: Sequence[Listed], index_folder: str | None = None, keep: Filter | None = None) -> ShardSet:
+def open_shards(
+    listed: Sequence[Listed],
+    index_folder: str | None = None,
+    keep: Filter | None = None,
+    cache: SliceCache | None = None,
+) -> ShardSet:
     """Shards that `listing.find` gave, with their index built where it is missing.  Ray must be up.
 
     Args:
-        keep: as `ShardSet.open` has it.
+        keep, cache: as `ShardSet.open` has them.
 
     Raises:
         UserError: a shard is missing, unreadable or changed.
     """
-    return ShardSet.open(listed, index_folder, scan_map=ray_map, keep=keep)
+    return ShardSet.open(listed, index_folder, scan_map=ray_map, keep=keep, cache=cache)
 
 
 def ray_map(

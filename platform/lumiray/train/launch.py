@@ -20,6 +20,7 @@ from lumiray.data.filter import Filter, parse_filter
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import Listed, find, split_patterns
 from lumiray.data.plan import Plan, PlanSettings, Source
+from lumiray.data.slice_cache import SliceCache
 from lumiray.data.survivors import check_table
 from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
 from lumiray.evaluate.classes import Classes, read_classes
@@ -152,8 +153,8 @@ def independent_of_here(job: JobConfig) -> JobConfig:
         places["mix"] = tuple(str(replace(one, patterns=_whole_paths(one.patterns))) for one in sources)
     if run.resume not in ("auto", "never"):
         places["resume"] = absolute(run.resume)
-    if data.index:
-        data = replace(data, index=absolute(data.index))
+    folders: dict[str, Any] = {name: absolute(at) for name in ("index", "cache") if (at := getattr(data, name))}
+    data = replace(data, **folders)
     if keep := filter_of(job):
         data = replace(data, filter=keep.text)  # in one spelling, for a run continues only with the filter it had
     if engine.deepspeed:
@@ -266,17 +267,18 @@ def refuse_other_run(job: JobConfig, stored: dict[str, Any], new: dict[str, Any]
 
 
 def make_stream(
-    checked: Checked, open_shards: Callable[[list[Listed], str | None, Filter | None], ShardSet]
+    checked: Checked, open_shards: Callable[[list[Listed], str | None, Filter | None, SliceCache | None], ShardSet]
 ) -> StreamSpec:
     """Open the shards, make the plan, and describe the stream.
 
     Args:
-        open_shards: opens listed shards with an index folder and a filter (`parallel.open_shards`).
+        open_shards: opens listed shards with an index folder, a filter and a cache (`parallel.open_shards`).
     """
     job, stage, sizes = checked.job, checked.stage, checked.sizes
     run = job.run
     named = tuple(one for one, _ in checked.training)
-    sources = tuple(open_shards(listed, run.data.index, filter_of(job)) for _, listed in checked.training)
+    cache = SliceCache(run.data.cache, round(run.data.cache_gb * 1e9)) if run.data.cache else None
+    sources = tuple(open_shards(listed, run.data.index, filter_of(job), cache) for _, listed in checked.training)
     for one, shards in zip(named, sources, strict=True):
         if shards.num_stored < 1:
             raise UserError(f"The training shards {without_secrets(one.patterns)} hold no rows.")
@@ -285,7 +287,7 @@ def make_stream(
                 f"--data.filter {run.data.filter!r} keeps none of the {shards.num_stored} rows of "
                 f"{without_secrets(one.patterns)}."
             )
-    validation = open_shards(checked.validation, run.data.index, None) if checked.validation else None
+    validation = open_shards(checked.validation, run.data.index, None, cache) if checked.validation else None
     settings = PlanSettings(run.data.slice_rows, run.data.group_rows)
     plan = Plan(
         [Source(one.name, shards.num_rows, one.weight) for one, shards in zip(named, sources, strict=True)],

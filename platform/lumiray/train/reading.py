@@ -19,6 +19,7 @@ from lumiray.data.entries import TRAIN, Entry, StreamSpec, entries, planned_rows
 from lumiray.data.filter import Filter
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import Listed
+from lumiray.data.slice_cache import SliceCache
 from lumiray.system import BadRow, Row
 
 READ_WHOLE = 4 << 30  # bytes of shards without an index that are read here
@@ -75,9 +76,9 @@ class SampledShards(ShardSet):
         """As `ShardSet.locate`; neighbours stay neighbours."""
         return super().locate(np.asarray(ordinals) % self._own)
 
-    def read(self, ordinals: np.ndarray) -> list[Row | BadRow]:
+    def read(self, ordinals: np.ndarray, anew: bool = False) -> list[Row | BadRow]:
         """As `ShardSet.read`."""
-        return super().read(np.asarray(ordinals) % self._own)
+        return super().read(np.asarray(ordinals) % self._own, anew)
 
     def num_requests(self, ordinals: np.ndarray) -> int:
         """As `ShardSet.num_requests`."""
@@ -88,11 +89,16 @@ class _TooMuch(Exception):
     """Shards without an index are too many to be read here."""
 
 
-def open_here(listed: list[Listed], index_folder: str | None = None, keep: Filter | None = None) -> ShardSet:
+def open_here(
+    listed: list[Listed],
+    index_folder: str | None = None,
+    keep: Filter | None = None,
+    cache: SliceCache | None = None,
+) -> ShardSet:
     """Shards that `listing.find` gave, without a cluster; a sample where they would take too long to index.
 
     Args:
-        keep: as `ShardSet.open` has it.
+        keep, cache: as `ShardSet.open` has them.
 
     Raises:
         UserError: as `ShardSet.open`.
@@ -106,7 +112,7 @@ def open_here(listed: list[Listed], index_folder: str | None = None, keep: Filte
             return pool.map(function, waiting)
 
         try:
-            return ShardSet.open(listed, index_folder, scan_map=scan, keep=keep)
+            return ShardSet.open(listed, index_folder, scan_map=scan, keep=keep, cache=cache)
         except _TooMuch:
             few = [listed[place] for place in np.linspace(0, len(listed) - 1, SAMPLED).astype(int)]
             print(
@@ -114,7 +120,7 @@ def open_here(listed: list[Listed], index_folder: str | None = None, keep: Filte
                 "read for the figures below",
                 flush=True,
             )
-            return SampledShards(ShardSet.open(few, index_folder, scan_map=pool.map, keep=keep), listed)
+            return SampledShards(ShardSet.open(few, index_folder, scan_map=pool.map, keep=keep, cache=cache), listed)
 
 
 def measure_reading(stream: StreamSpec, ranks: int) -> Reading:
