@@ -156,7 +156,8 @@ def test_pictures_of_several_sizes_in_one_evaluation_batch_are_one_clear_mistake
     tmp_path: Path, shards: tuple[str, ...]
 ) -> None:
     from lumiray.command import parse
-    from lumiray.data.stream import EVALUATE, Decoder, Entry
+    from lumiray.data.decoder import Decoder
+    from lumiray.data.entries import EVALUATE, Entry
     from lumiray.train.launch import check_job, make_stream
     from lumiray.train.reading import open_here
 
@@ -166,7 +167,7 @@ def test_pictures_of_several_sizes_in_one_evaluation_batch_are_one_clear_mistake
 
     assert stream().evaluation_batch_size == 1  # not the two of training
     with pytest.raises(UserError, match=r"Evaluate pictures of several sizes one at a time: --evaluate\.batch-size 1"):
-        Decoder(stream("--evaluate.batch-size", "3")).evaluation(Entry(EVALUATE, 0, 0, 3))
+        next(Decoder(stream("--evaluate.batch-size", "3")).blocks([Entry(EVALUATE, 0, 0, 3)]))
 
 
 @pytest.mark.parametrize(

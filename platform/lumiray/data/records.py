@@ -70,12 +70,15 @@ class StoredPicture:
 
 
 def image_of(row: Row) -> StoredPicture:
-    """The one picture of a row, `.jpg`, `.png`, `.webp` or another of `parts.PICTURES`.
+    """The picture of a row, `.jpg`, `.png`, `.webp` or another of `parts.PICTURES`; of several the first in this order.
 
     Raises:
-        BadRow: there is none, or more than one.
+        BadRow: there is none.
     """
-    return _picture(row, "")
+    found = next((kind for kind in PICTURES if kind in row.parts), None)  # as open_clip takes one
+    if found is None:
+        raise BadRow(f"the row has no picture ({_there(row)})")
+    return StoredPicture(found, row.parts[found])
 
 
 def texts_of(row: Row, field: str | None = None) -> list[str]:
@@ -229,14 +232,12 @@ _READERS: dict[Record, Callable[[Row], Any]] = {
 
 
 def _picture(row: Row, role: str) -> StoredPicture:
-    """The only picture of a role, "" for the row's own."""
-    names = [f"{role}.{kind}" if role else kind for kind in PICTURES]
-    found = [name for name in names if name in row.parts]
-    wanted = f" {role}.*" if role else ""
+    """The only picture of a role."""
+    found = [name for kind in PICTURES if (name := f"{role}.{kind}") in row.parts]
     if not found:
-        raise BadRow(f"the row has no picture{wanted} ({_there(row)})")
+        raise BadRow(f"the row has no picture {role}.* ({_there(row)})")
     if len(found) > 1:
-        raise BadRow(f"the row has {len(found)} pictures{wanted}, {' and '.join(found)}, and one is looked for")
+        raise BadRow(f"the row has {len(found)} pictures {role}.*, {' and '.join(found)}, and one is looked for")
     return StoredPicture(found[0], row.parts[found[0]])
 
 
