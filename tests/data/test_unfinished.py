@@ -291,7 +291,7 @@ def test_ray_writes_the_same_and_passes_on_what_is_wrong_without_its_own_words(
 
 def test_ray_is_given_shards_as_it_needs_them(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "_DONE_HERE", 0)
-    monkeypatch.setattr(parallel, "_AT_ONCE", 3)
+    monkeypatch.setattr(parallel, "_at_once", lambda: 3)
     taken: list[int] = []
 
     def shards() -> Iterator[Listed]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,7 +13,7 @@ from lumiray.data.listing import Listed
 from lumiray.data.slice_cache import SliceCache
 from lumiray.errors import UserError
 
-_AT_ONCE = 1024  # tasks submitted ahead of their results
+_CORES = 0.5  # of a task
 _DONE_HERE = 512 << 20  # bytes of shards
 _STOPPED_S = 60.0
 
@@ -63,12 +63,13 @@ def ray_map(
 
     if start is not None:
         start()
-    task = ray.remote(num_cpus=0.5, max_retries=3)(lambda shard: function(shard))
+    task = ray.remote(num_cpus=_CORES, max_retries=3)(lambda shard: function(shard))
+    most = _at_once()
     waiting: deque[Any] = deque()
     try:
         for shard in chain(few, shards):
             waiting.append(task.remote(shard))
-            if len(waiting) >= _AT_ONCE:
+            if len(waiting) >= most:
                 yield ray.get(waiting[0])
                 waiting.popleft()
         while waiting:
@@ -80,15 +81,14 @@ def ray_map(
             raise cause from None
         raise
     finally:
-        _stop(waiting)
+        # None of them may still write when the caller tries again.  They are not cancelled: Ray 2.60 aborts the whole
+        # process where a task that is told to stop has just ended.
+        if waiting:
+            ray.wait(list(waiting), num_returns=len(waiting), timeout=_STOPPED_S)
 
 
-def _stop(tasks: Collection[Any]) -> None:
-    """End tasks whose results nobody waits for, so that none of them still writes when its caller tries again."""
-    if not tasks:
-        return
+def _at_once() -> int:
+    """Tasks submitted ahead of their results: those that run, and one more for each."""
     import ray
 
-    for one in tasks:
-        ray.cancel(one)
-    ray.wait(list(tasks), num_returns=len(tasks), timeout=_STOPPED_S)
+    return max(2, int(2 * ray.cluster_resources().get("CPU", 1) / _CORES))
