@@ -72,10 +72,11 @@ def ours(work: Work, reduced: bool = False) -> Iterator[Tensor]:
     import torch
     from cropped.config import CroppedConfig
 
+    from lumiray.data.entries import TRAIN, StreamSpec
     from lumiray.data.feed import Feed
     from lumiray.data.index import ShardSet
     from lumiray.data.plan import Plan, PlanSettings, Source
-    from lumiray.data.stream import TRAIN, Decoders, StreamSpec, items
+    from lumiray.data.stream import Decoders, items
 
     start_ray(work.processes)
     shards = ShardSet.open(work.urls)

@@ -140,6 +140,32 @@ def _act(parsed: Parsed, train: Callable[[JobConfig], Any], dry_run: Callable[[J
         train(parsed.job)
 
 
+def require_system(
+    arguments: Sequence[str],
+    options: Any,
+    example: str,
+    known: Sequence[str],
+    description: str,
+    asked: str = "which system",
+) -> None:
+    """See that the first word of a line names a system.
+
+    Args:
+        options: those of the job without a system, for its help.
+        asked: what the word says.
+
+    Raises:
+        UserError: it is an option, or there is none.
+        SystemExit: help was asked for without a system, and printed (0).
+    """
+    if arguments and not arguments[0].startswith("-"):
+        return
+    names = ", ".join(known)
+    if {"-h", "--help"} & set(arguments):
+        read_options(options, ("--help",), f"{description}\n\nSystems: {names}. SYSTEM --help adds the options of one.")
+    raise UserError(f"Say first {asked}, as in {example}; there are {names}.")
+
+
 def named_system(arguments: Sequence[str], description: str, elsewhere: Mapping[str, str]) -> str:
     """The system that the first word of a job's line names.
 
@@ -149,13 +175,8 @@ def named_system(arguments: Sequence[str], description: str, elsewhere: Mapping[
     """
     own = [slug for slug in slugs() if slug not in elsewhere]
     known = ", ".join(own)
-    if not arguments or arguments[0].startswith("-"):
-        if {"-h", "--help"} & set(arguments):
-            options: Any = Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
-            read_options(
-                options, ("--help",), f"{description}\n\nSystems: {known}. SYSTEM --help adds the options of one."
-            )
-        raise UserError(f"Say first which system is trained, as in {own[0]} --shards ...; there are {known}.")
+    options: Any = Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    require_system(arguments, options, f"{own[0]} --shards ...", own, description, "which system is trained")
     slug = arguments[0].lower().replace("_", "-")
     if slug in elsewhere:
         raise UserError(f"{slug} is trained by {elsewhere[slug]}; this job trains {known}.")

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from lumiray.data.entries import StreamSpec, evaluation_entries
 from lumiray.data.plan import Plan, PlanSettings, Source
-from lumiray.data.stream import StreamSpec, evaluation_entries
 from lumiray.evaluate.named import FIDELITY, evaluated, evaluators
 
 COUNT, UNUSABLE = 7, (0, 4)  # pairs; those that could not be read

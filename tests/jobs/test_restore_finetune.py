@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tests.conftest import ROOT, start_job
 
-from lumiray.data.stream import StreamSpec
+from lumiray.data.entries import StreamSpec
 from lumiray.errors import UserError
 
 sys.path.insert(0, str(ROOT / "examples" / "low_light"))

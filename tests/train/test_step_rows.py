@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 
+from lumiray.data.entries import StreamSpec
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import Listed
 from lumiray.data.plan import Plan, PlanSettings, Source
-from lumiray.data.stream import StreamSpec
 from lumiray.train.step_rows import NAMED, rows_of_step
 
 

@@ -23,32 +23,8 @@ from typing import Any
 import numpy as np
 
 from lumiray.data.decoder import Block, Decoder, give_way
-from lumiray.data.entries import (
-    EVALUATE,
-    READ_BLOCKS,
-    TRAIN,
-    Entry,
-    StreamSpec,
-    entries,
-    evaluation_entries,
-    num_evaluation_batches,
-    rank_rows,
-    reads,
-)
+from lumiray.data.entries import READ_BLOCKS, Entry, StreamSpec, entries, evaluation_entries, reads
 from lumiray.storage import is_s3
-
-__all__ = [
-    "EVALUATE",
-    "TRAIN",
-    "Block",
-    "Decoders",
-    "Entry",
-    "StreamSpec",
-    "evaluation_items",
-    "items",
-    "num_evaluation_batches",
-    "rank_rows",
-]
 
 NAP_S = 0.1
 """Pause of a pipeline's loop while no decoder works.  Ray Data's loop waits for its tasks; an entry that it may not

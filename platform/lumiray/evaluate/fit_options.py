@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from lumiray.command import read_options
-from lumiray.errors import UserError, check_number
+from lumiray.command import read_options, require_system
+from lumiray.errors import check_number
 from lumiray.registry import config_class, slugs
 
 
@@ -56,15 +56,8 @@ def read_fit_command(arguments: Sequence[str], description: str) -> FitCommand:
         SystemExit: the line was refused with one message (2), or help was printed (0).
     """
     flat: Any = tyro.conf.arg(name="")
-    named = bool(arguments) and not arguments[0].startswith("-")
     options: Any = Annotated[FitOptions, flat, tyro.conf.FlagConversionOff]
-    if not named:
-        known = ", ".join(slugs("fit"))
-        if {"-h", "--help"} & set(arguments):
-            read_options(options, arguments, f"{description}\n\nSystems: {known}. SYSTEM --help lists its options.")
-        raise UserError(
-            f"Say first which system, as in {slugs('fit')[0]} --input noisy --output clean; there are {known}."
-        )
+    require_system(arguments, options, f"{slugs('fit')[0]} --input noisy --output clean", slugs("fit"), description)
     slug = arguments[0]
     kind: Any = config_class(slug, "fit")
     fields: list[Any] = [

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lumiray.command import read_options, value_of
+from lumiray.command import read_options, require_system, value_of
 from lumiray.errors import UserError, check_number
 from lumiray.evaluate.run_weights import settings_of_run
 from lumiray.registry import config_class, slugs
@@ -69,11 +69,7 @@ def read_restore_command(arguments: Sequence[str], description: str) -> RestoreC
     """
     flat: Any = tyro.conf.arg(name="")
     options: Any = Annotated[RestoreOptions, flat, tyro.conf.FlagConversionOff]
-    if not arguments or arguments[0].startswith("-"):
-        known = ", ".join(slugs())
-        if {"-h", "--help"} & set(arguments):
-            read_options(options, arguments, f"{description}\n\nSystems: {known}. SYSTEM --help lists its options.")
-        raise UserError(f"Say first which system, as in {slugs()[0]} {EXAMPLE}; there are {known}.")
+    require_system(arguments, options, f"{slugs()[0]} {EXAMPLE}", slugs(), description)
     slug = arguments[0]
     kind: Any = config_class(slug)
     weights = value_of(arguments, "--weights")
