@@ -58,6 +58,34 @@ def test_classification_separates_them_and_the_score_of_the_pictures(config: Cli
     assert ((backlit > 0.5) == (batch["source"] == 0)).all()
 
 
+def test_the_enhancer_brightens_what_learned_prompts_call_backlit(config: ClipLitConfig) -> None:
+    config, batch = replace(config, identity_weight=0.1), mixed(4)
+    first = built(config, "prompts")
+    optimizer = torch.optim.Adam(first.networks["prompts"].parameters(), lr=1e-4)
+    for step in range(3):  # no further: such small towers are soon so sure that no gradient is left
+        optimizer.zero_grad()
+        total(first.losses("prompts", batch, step)).backward()
+        optimizer.step()
+    second = built(config, "enhance-1")
+    learned = {name: value for name, value in first.networks.state_dict().items() if name.startswith("prompts.")}
+    taken = second.carried(second.stages()[2], learned)
+    assert taken.keys() == learned.keys() != set()
+    second.networks.load_state_dict(taken, strict=False)
+    enhancer = second.networks["enhancer"]
+    torch.nn.init.constant_(enhancer.cond_add1.bias, 1.0)  # as after the reconstruction
+    optimizer = torch.optim.Adam(enhancer.parameters(), lr=2e-3)
+    scores, brightness = [], []
+    for step in range(10):
+        optimizer.zero_grad()
+        terms = second.losses("enhancer", batch, step)
+        total(terms).backward()
+        optimizer.step()
+        scores.append((terms["backlit"].sum / terms["backlit"].count).item())
+        with torch.no_grad():
+            brightness.append(float(enhanced_in_training(enhancer, batch["image"] / 255).mean()))
+    assert scores[-1] < 0.7 * scores[0] and brightness[-1] > 1.2 * brightness[0]
+
+
 @pytest.mark.parametrize("stage", ["prompts", "refine-2"])
 def test_slots_behind_the_end_of_the_text_get_no_gradient(config: ClipLitConfig, stage: str) -> None:
     system = built(config, stage)
@@ -127,9 +155,9 @@ def test_the_identity_term_is_a_sum_over_the_published_batch(
         maps = [tower(clip_pixels(one, tower.side)) for one in (changed, given)]
     for level, one, other in zip(levels, *maps, strict=True):
         wanted += weight * level * float(sum(((one[row] - other[row]) ** 2).mean() for row in range(8)))
-    assert float(term.weight * term.sum / term.count) == pytest.approx(wanted, rel=1e-4)
+    assert (term.weight * term.sum / term.count).item() == pytest.approx(wanted, rel=1e-4)
     halves = [system.losses("enhancer", {"image": half}, 0)["identity"] for half in image.split(4)]
-    halved = sum(float(one.weight * one.sum / one.count) for one in halves) / 2
+    halved = sum((one.weight * one.sum / one.count).item() for one in halves) / 2
     assert halved == pytest.approx(wanted, rel=1e-4)  # as micro-batches are averaged
 
 
@@ -141,7 +169,7 @@ def test_the_score_of_enhanced_pictures_weighs_320(config: ClipLitConfig) -> Non
     with torch.no_grad():
         enhanced = enhanced_in_training(system.networks["enhancer"], image / 255)
         wanted = 320 * negative_probability(system._scores(enhanced)).mean()
-    assert float(term.weight * term.sum / term.count) == pytest.approx(float(wanted), rel=1e-5)
+    assert (term.weight * term.sum / term.count).item() == pytest.approx(float(wanted), rel=1e-5)
 
 
 def ranked(system: ClipLitSystem, batch: dict[str, torch.Tensor]) -> float:
@@ -164,14 +192,14 @@ def test_refinement_ranks_rows_of_both_sources_in_any_order(config: ClipLitConfi
     tell_apart(system)
     wanted = ranked(system, batch)
     terms = system.losses("prompts", batch, 0)
-    assert float(total(terms)) == pytest.approx(wanted, rel=1e-4) and wanted > 1
+    assert total(terms).item() == pytest.approx(wanted, rel=1e-4) and wanted > 1
     assert float(terms["with_results"].sum / terms["with_results"].count) == 1
     order = torch.tensor([1, 5, 0, 2, 3, 4])
     moved = {name: value[order] for name, value in batch.items()}
-    assert float(total(system.losses("prompts", moved, 0))) == pytest.approx(wanted, rel=1e-4)
+    assert total(system.losses("prompts", moved, 0)).item() == pytest.approx(wanted, rel=1e-4)
     other = batch["results"].clone()
     other[1::2] = 255 - other[1::2]  # of well-lit rows: what stands there is no result
-    assert float(total(system.losses("prompts", batch | {"results": other}, 0))) == pytest.approx(wanted, rel=1e-5)
+    assert total(system.losses("prompts", batch | {"results": other}, 0)).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_older_results_come_first_but_for_the_published_order(config: ClipLitConfig) -> None:
@@ -179,7 +207,7 @@ def test_older_results_come_first_but_for_the_published_order(config: ClipLitCon
     for published in (False, True):
         system = built(replace(config, published_order=published), "refine-2")
         tell_apart(system)
-        found.append((system, float(total(system.losses("prompts", batch, 0)))))
+        found.append((system, total(system.losses("prompts", batch, 0)).item()))
     flipped = batch | {"results": batch["results"].flip(1)}
     (system, own), (_, published) = found
     assert own == pytest.approx(ranked(system, batch), rel=1e-4)
@@ -196,5 +224,5 @@ def test_a_step_is_rehearsed_without_memory(config: ClipLitConfig, stage: str) -
     found = next(one for one in system.stages() if one.name == stage)
     networks_without_memory(system, found)
     shapes = {name: (tuple(value.shape), value.dtype) for name, value in refinement(2, 2).items()}
-    cost = rehearse(system, found.players[0], shapes, 1, 1, "bf16")
+    cost = rehearse(system, found, found.players[0], shapes, 1, 1, "bf16")
     assert cost.flops > 0 and cost.bytes > 0
