@@ -49,11 +49,14 @@ def stage_jobs(job: JobConfig) -> list[JobConfig]:
             output=join(str(job.run.output), one.name),
             start_from=join(str(job.run.output), one.start) if one.start else None,
         )
-        system = job.system
-        if one.start and getattr(system, "weights", None):  # they are where the first stage starts from
-            system = replace(system, weights=None)
+        system = without_weights(job.system) if one.start else job.system  # they are where the first stage starts
         found.append(replace(job, run=run, system=system))
     return found
+
+
+def without_weights(config: Any) -> Any:
+    """A system's configuration that names no file of weights."""
+    return replace(config, weights=None) if getattr(config, "weights", None) else config
 
 
 def stage_lengths(run: RunConfig, stages: tuple[Stage, ...]) -> dict[str, int]:
@@ -97,7 +100,7 @@ def check_start(job: JobConfig, stage: Stage) -> None:
     """
     start = job.run.start_from
     if start is None:
-        if stage.start is not None and getattr(job.system, "weights", None) is None:
+        if stage.start is not None and (stage.derives or getattr(job.system, "weights", None) is None):
             raise UserError(
                 f"{job.slug}/{stage.name} starts from the result of {stage.start}: name that run, --from RUN, or give "
                 "no --stage, and all stages are trained one after the other."
@@ -110,8 +113,9 @@ def check_start(job: JobConfig, stage: Stage) -> None:
         raise UserError(f"--from {start}: there is no run.") from None
     except (ValueError, LookupError, TypeError):
         raise UserError(f"--from {start}: its {IDENTITY} is not what a run leaves there.") from None
-    if slug != job.slug or name not in (stage.start, stage.name):
-        wanted = " or ".join(f"{job.slug}/{one}" for one in (stage.start, stage.name) if one)
+    fitting = [one for one in (stage.start, None if stage.derives else stage.name) if one]
+    if slug != job.slug or name not in fitting:
+        wanted = " or ".join(f"{job.slug}/{one}" for one in fitting)
         raise UserError(f"--from {start} is a run of {slug}/{name}, and {job.slug}/{stage.name} starts from {wanted}.")
     from lumiray.train.manifest import latest
 

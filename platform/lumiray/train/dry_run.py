@@ -14,7 +14,9 @@ import psutil
 import torch
 
 from lumiray.config import JobConfig, RunConfig
+from lumiray.registry import system as make_system
 from lumiray.storage import is_s3
+from lumiray.system import stage_named
 from lumiray.train.chain import stage_jobs
 from lumiray.train.estimate import Job, core_seconds_per_row, measure, rows_on_device, saved_bytes, state_of
 from lumiray.train.flops import PEAKS
@@ -40,6 +42,9 @@ def describe_job(job: JobConfig) -> str:
 
 def describe_stage(job: JobConfig) -> list[str]:
     """The lines of one stage."""
+    stage = stage_named(make_system(job.slug, job.system), job.run.stage)
+    if stage.derives:
+        return [f"{job.slug}/{stage.name}: not measured; its rows of {stage.derives} come from {stage.start}"]
     measured = measure(job)
     lines = [networks(measured), memory(measured), data(measured), checkpoints(measured)]
     if measured.flops is not None:

@@ -27,6 +27,7 @@ from lumiray.sources import counting_source
 from lumiray.storage import join, open_url, without_secrets, write_atomically
 from lumiray.train.chain import CONFIG, IDENTITY, STATUS, is_done, stage_jobs
 from lumiray.train.checks import Checked, check_job, filter_of, independent_of_here, refuse_other_run
+from lumiray.train.derive import derived, with_records
 from lumiray.train.failure import STAYS, explained, user_error_behind
 from lumiray.train.marks import Marks
 from lumiray.train.recipe import check_recipe, run_length
@@ -46,7 +47,8 @@ def train(job: JobConfig) -> dict[str, Any]:
         for one in jobs:  # a mistake in the last stage is found before the first one starts
             check_job(one, start=False)
     status: dict[str, Any] = {}
-    for one in jobs:
+    for number, one in enumerate(jobs):
+        one = with_records(one, jobs[:number])
         if len(jobs) > 1 and is_done(one):
             print(f"{one.slug}/{one.run.stage}: done already, in {one.run.output}", flush=True)
         else:
@@ -82,6 +84,7 @@ def train_stage(job: JobConfig) -> dict[str, Any]:
 
     from lumiray.train.worker import WorkerSpec
 
+    checked = derived(checked)
     shares = share_out(job.run, sizes.workers, ray.cluster_resources())
     stream = make_stream(checked, open_shards)
     data = data_identity(stream.plan, [shards.digest for shards in stream.sources])
