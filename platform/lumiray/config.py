@@ -138,10 +138,16 @@ class RunConfig:
     """Rows of one optimizer step over all workers; the published number if not given."""
     micro_batch_size: int | None = None
     """Rows of one forward pass; divides the global batch. If not given: as published, or one pass per worker."""
+    stage: str | None = None
+    """Of a system with several stages the one to train; if not given, all of them in their order, in OUTPUT/STAGE."""
+    start_from: str | None = None
+    """Output of the run whose weights this one starts from (--from): of the stage before, or of the same stage."""
     steps: int | None = None
-    """Length of the run in optimizer steps; this or --epochs is needed."""
+    """Length of the run in optimizer steps; this or --epochs is needed where no length is published."""
     epochs: float | None = None
-    """Length of the run in passes over the training shards; this or --steps is needed."""
+    """Length of the run in passes over the training shards, in place of --steps."""
+    stage_steps: tuple[str, ...] = ()
+    """Steps of single stages where all are trained: STAGE=STEPS, such as vqgan=1000."""
     epochs_of: str | None = None
     """With --mix: the source whose passes --epochs counts."""
     zero: Literal[0, 1, 2, 3] | None = None
@@ -188,7 +194,7 @@ def check_run(run: RunConfig) -> None:
     sources = training_sources(run.shards, run.mix)
     if not run.output:
         raise UserError("--output is missing: say where the run's results go (folder or s3://).")
-    if (run.steps is None) == (run.epochs is None):
+    if run.steps is not None and run.epochs is not None:
         raise UserError("Give --steps or --epochs, one of the two: they both say how long the run is.")
     if run.epochs is not None:
         counting_source(sources, run.epochs_of)

@@ -60,11 +60,28 @@ def check_zero(player: Player, zero: int) -> None:
         )
 
 
+def run_length(run: RunConfig, stage: Stage) -> int | None:
+    """Steps of a run where they are given or published; None where `--epochs` says how long it is.
+
+    Raises:
+        UserError: nothing says it.
+    """
+    steps = run.steps if run.steps is not None or run.epochs is not None else stage.steps
+    if steps is None and run.epochs is None:
+        raise UserError("Give --steps or --epochs, one of the two: the published recipe names no length.")
+    return steps
+
+
 def scaled_lr(run: RunConfig, stage: Stage, sizes: Sizes) -> float | None:
     """The published learning rate under `optimizer.lr_rule`, or None where nothing changes it."""
     published = stage.global_batch_size
     if run.lr is not None or published is None or run.optimizer.lr_rule == "none":
         return None
+    if len({player.optimizer.lr for player in stage.players}) > 1:
+        raise UserError(
+            f"--optimizer.lr-rule {run.optimizer.lr_rule}: the players of {stage.name} have rates of their own, which "
+            "one rule cannot scale; leave it out."
+        )
     ratio = sizes.global_batch_size / published
     factor = ratio if run.optimizer.lr_rule == "linear" else math.sqrt(ratio)
     return stage.players[0].optimizer.lr * factor
