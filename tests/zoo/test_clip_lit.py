@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,10 @@ from tests.zoo.small_clips import SMALL, built, files, mixed, pictures
 
 import lumizoo
 from lumiray.errors import UserError
-from lumiray.system import Record
+from lumiray.system import BadRow, Record, Row
 from lumizoo.clip_lit.config import ClipLitConfig
 from lumizoo.clip_lit.network import Enhancer, enhanced_in_training
-from lumizoo.clip_lit.results import stored_result
+from lumizoo.clip_lit.results import png, stored_result
 from lumizoo.clip_lit.system import ClipLitSystem
 
 
@@ -54,6 +55,7 @@ def test_stages_are_a_chain_with_published_lengths_and_batches() -> None:
         (player,) = one.players
         prompts = one.name.startswith(("prompts", "refine"))
         assert one.sources == (("backlit", "well-lit") if prompts else ("backlit",))
+        assert one.derives == ("backlit" if one.name.startswith("refine") else None)
         assert player.name == player.networks[0] == ("prompts" if prompts else "enhancer")
         optimizer = player.optimizer
         assert (optimizer.name, optimizer.weight_decay, player.schedule.name) == ("adam", 1e-3, "constant")
@@ -63,16 +65,26 @@ def test_stages_are_a_chain_with_published_lengths_and_batches() -> None:
 
 def test_one_network_moves_and_the_other_goes_along_locked(tmp_path: Path) -> None:
     config = files(tmp_path)
-    before: set[str] = set()
     for stage in ClipLitSystem(config).stages():
         system = built(config, stage.name)
-        moved, *held = stage.players[0].networks
+        moved, held = stage.players[0].networks
+        assert {moved, held} == {"enhancer", "prompts"}  # so both are in what a stage leaves, and the next takes up
         assert all(value.requires_grad for value in system.networks[moved].parameters())
-        assert not any(value.requires_grad for name in held for value in system.networks[name].parameters())
-        saved = {f"{name}.{one}" for name in (moved, *held) for one in system.networks[name].state_dict()}
-        assert before <= saved  # what a stage leaves, the next one takes up
-        before = saved
-    assert len(before) == 31
+        assert not any(value.requires_grad for value in system.networks[held].parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [
+        ({"prompt_weights": "p.pth"}, "reconstruct"),
+        ({"weights": "e.pth"}, "prompts"),
+        ({"prompt_weights": "p.pth", "weights": "e.pth"}, "enhance-1"),
+    ],
+)
+def test_what_is_given_is_not_trained_first(given: dict[str, str], first: str) -> None:
+    plain, found = ClipLitSystem(SMALL).stages(), ClipLitSystem(replace(SMALL, **given)).stages()
+    assert (found[0].name, found[0].start) == (first, None)
+    assert found[1:] == plain[len(plain) - len(found) + 1 :]
 
 
 def test_without_the_identity_term_there_is_no_reconstruction_and_no_file_is_asked_for(tmp_path: Path) -> None:
@@ -138,6 +150,30 @@ def test_a_stored_result_is_what_training_makes_of_the_square_picture() -> None:
     assert np.array_equal(result, (wanted[0] * 255).round().permute(1, 2, 0).numpy().astype(np.uint8))
 
 
+def png_of(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_rounds_hand_on_their_results_of_which_the_newest_two_stay() -> None:
+    row = Row("key", {"png": png(photo(30, 50)), "txt": b"a window"}, 0)
+    results = []
+    for number, light in ((1, 0.5), (2, 0.6), (3, 0.7)):
+        network = enhancer(light)
+        system = restoring(network)
+        (stage,) = (one for one in ClipLitSystem(replace(SMALL, rounds=3)).stages() if one.name == f"refine-{number}")
+        parts = system.derived(stage, row)
+        results.append(stored_result(network, photo(30, 50), SMALL.prompt_size))
+        found = [png_of(parts[name]) for name in ("result1.png", "result2.png") if name in parts]
+        assert len(found) == len(results[-2:])
+        assert all(np.array_equal(one, other) for one, other in zip(found, results[-2:], strict=True))
+        assert {name: parts[name] for name in ("png", "txt")} == {name: row.parts[name] for name in ("png", "txt")}
+        row = Row("key", parts, 0)
+        prepared = system.prepare(stage, row, np.random.default_rng(0))
+        assert prepared["results"].shape == (len(found), 3, 48, 48)
+    with pytest.raises(BadRow, match=r"has 0 results of earlier rounds and 1 are kept: .* in the folder records"):
+        system.derived(stage, Row("key", {"png": png(photo(30, 50))}, 0))
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_published_enhancers_are_read_with_and_without_their_prefix(tmp_path: Path, prefix: str) -> None:
     state = {f"{prefix}{name}": value for name, value in enhancer().state_dict().items()}
@@ -181,10 +217,10 @@ def test_weights_of_another_network_are_refused_with_names(tmp_path: Path) -> No
         built(replace(SMALL, weights=str(tmp_path / "other.pth")), "enhance-1")
     told = r"--prompt-weights .*other\.pth does not fit the model: 1 missing: embedding_prompt; 30 unexpected"
     with pytest.raises(UserError, match=told):
-        built(replace(SMALL, prompt_weights=str(tmp_path / "other.pth")), "prompts")
+        built(replace(SMALL, prompt_weights=str(tmp_path / "other.pth")), "enhance-1")
     torch.save({"embedding_prompt": torch.zeros(2, 77, 512)}, tmp_path / "large.pth")
     with pytest.raises(UserError, match=r"other shapes: embedding_prompt \(2, 77, 512\) for \(2, 8, 32\)"):
-        built(replace(SMALL, prompt_weights=str(tmp_path / "large.pth")), "prompts")
+        built(replace(SMALL, prompt_weights=str(tmp_path / "large.pth")), "enhance-1")
     config = files(tmp_path)
     for name in ("clip", "identity"):
         torch.save(enhancer().state_dict(), tmp_path / f"{name}.pt")

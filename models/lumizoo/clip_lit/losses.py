@@ -61,28 +61,26 @@ def ranked_pairs(results: int) -> tuple[tuple[int, int, float], ...]:
     return first + tuple((one, one + 1, between) for one in range(1, last))
 
 
-def ranking_terms(backlit: Tensor, results: Tensor, is_backlit: Tensor, has_results: Tensor) -> dict[str, Term]:
+def ranking_terms(pictures: Tensor, results: Tensor, is_backlit: Tensor) -> dict[str, Term]:
     """Margins between negative probabilities of backlit pictures, their results and well-lit pictures.
 
     The published loader pairs every backlit picture with a random well-lit one; here it is compared with all of its
     micro-batch, which is the mean over such pairings.
 
     Args:
-        backlit: of every row's picture, `(B,)`, well-lit ones among them.
-        results: of its results, `(B, R)`, in the order of the loss; meaningless where `has_results` is 0.
-        is_backlit, has_results: 1 or 0, `(B,)`.
+        pictures: of every row's picture, `(B,)`.
+        results: of its results, `(B, R)`, in the order of the loss; those of well-lit rows mean nothing.
+        is_backlit: 1 or 0, `(B,)`.
     """
     count = results.shape[1]
-    complete = is_backlit * has_results if count else is_backlit
-    chain = [backlit, *results.unbind(1)]
+    chain = [pictures, *results.unbind(1)]
     terms = {}
     for higher, lower, margin in ranked_pairs(count):
-        rows = complete if higher or lower <= count else is_backlit
-        if lower > count:  # well-lit pictures: any of the micro-batch
-            weights = rows[:, None] * (1 - is_backlit)[None, :]
-            values = ranking(chain[higher][:, None], backlit[None, :], margin)
+        if lower > count:  # well-lit pictures: all of the micro-batch
+            weights = is_backlit[:, None] * (1 - is_backlit)[None, :]
+            values = ranking(chain[higher][:, None], pictures[None, :], margin)
         else:
-            weights, values = rows, ranking(chain[higher], chain[lower], margin)
+            weights, values = is_backlit, ranking(chain[higher], chain[lower], margin)
         names = [_name(place, count) for place in (higher, lower)]
         terms["_over_".join(names)] = Term((weights * values).sum(), weights.sum(), weight=RANK_WEIGHT)
     return terms

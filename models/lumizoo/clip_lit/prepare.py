@@ -28,32 +28,33 @@ def prepare_picture(row: Row, size: int, draw: np.random.Generator) -> dict[str,
     return {"image": _changed(image_of(row), size, Augmentation.drawn(ENHANCER_ZOOM, draw))}
 
 
-def prepare_for_prompts(row: Row, size: int, results: int, draw: np.random.Generator) -> dict[str, np.ndarray | float]:
-    """A picture for the prompts: `image`, uint8 RGB `(3, S, S)`, with results of earlier rounds changed alike.
+def prepare_for_prompts(row: Row, size: int, results: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """A picture for the prompts: `image`, uint8 RGB `(3, S, S)`, and `results` of earlier rounds, changed alike.
 
     Args:
-        row: a picture; a backlit one has the first `results` of `RESULT_PARTS` too, a well-lit one has none.
+        row: a picture; a backlit one has the first `results` of `RESULT_PARTS` too (`with_result` puts them there), a
+            well-lit one has none.
         size: S.
-        results: R, how many results are wanted; 0 leaves the following out.
+        results: R, how many results are wanted; 0 leaves them out.
 
     Returns:
-        `image`; `results`, uint8 `(R, 3, S, S)`, older first, black where the row has none; `has_results`, 1 or 0.
+        `image`, and `results`, uint8 `(R, 3, S, S)`, older first: black where the row has none, and no loss reads them.
 
     Raises:
         BadRow: it has no picture, one that cannot be decoded, or some of the results and not all.
     """
     change = Augmentation.drawn(PROMPT_ZOOM, draw)
-    picture = _changed(image_of(row), size, change)
+    picture = {"image": _changed(image_of(row), size, change)}
     if not results:
-        return {"image": picture}
+        return picture
     wanted = RESULT_PARTS[:results]
     missing = [part for part in wanted if part not in row.parts]
     if len(missing) == results:
-        return {"image": picture, "results": np.zeros((results, 3, size, size), np.uint8), "has_results": 0.0}
+        return picture | {"results": np.zeros((results, 3, size, size), np.uint8)}
     if missing:
         raise BadRow(f"the row has no {missing[0]}: this round reads {' and '.join(wanted)}")
     stored = [_changed(StoredPicture(part, row.parts[part]), size, change) for part in wanted]
-    return {"image": picture, "results": np.stack(stored), "has_results": 1.0}
+    return picture | {"results": np.stack(stored)}
 
 
 def _changed(stored: StoredPicture, size: int, change: Augmentation) -> np.ndarray:

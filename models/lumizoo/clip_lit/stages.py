@@ -7,8 +7,8 @@ Deviations from the published script, whose lengths follow its losses:
 * A stage ends with its last weights, and these give the results that the next refinement reads.  It keeps the files
   whose loss over 30 steps was the lowest of the round; its networks, too, go on with the last weights.
 * Each stage starts with fresh moments of Adam.  Its two optimizers live through the whole run.
-* Prompts and enhancer are trained in this order even where files are given for both; it skips the first two stages
-  then, and here the run is told to start with `enhance-1`.
+* Each of its first two stages is left out where a file is given for what it trains.  Here a file of prompts leaves the
+  first out, and files of both leave out the second, too; an enhancer by itself is carried through both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ MOST_RESULTS = 2  # of stored results of earlier rounds that a refinement reads
 
 def chain(config: ClipLitConfig) -> tuple[Stage, ...]:
     """All stages, each from the result of the one before; without the identity term there is nothing to reconstruct."""
-    names = [PROMPTS] + [RECONSTRUCT] * bool(config.identity_weight)
+    names = []
+    if not config.prompt_weights:
+        names.append(PROMPTS)
+    if config.identity_weight and not (config.prompt_weights and config.weights):
+        names.append(RECONSTRUCT)
     for number in range(1, config.rounds + 1):
         names += [f"{ENHANCE}-{number}", f"{REFINE}-{number}"]
     return tuple(_stage(name, start) for name, start in zip(names, (None, *names), strict=False))
@@ -38,21 +42,22 @@ def _stage(name: str, start: str | None) -> Stage:
     return Stage(
         name,
         Record.UNPAIRED,
-        (_player(trains_prompts, alone=kind == PROMPTS),),
+        (_player(trains_prompts),),
         start=start,
         steps=STEPS[kind],
         global_batch_size=ROWS[kind],
         evaluation_batch_size=1,
         metrics=() if trains_prompts else ("psnr", "ssim"),
         sources=(BACKLIT, WELL_LIT) if trains_prompts else (BACKLIT,),
+        derives=BACKLIT if kind == REFINE else None,
     )
 
 
-def _player(trains_prompts: bool, alone: bool) -> Player:
+def _player(trains_prompts: bool) -> Player:
     """Who moves; the other network is locked and goes along, so that the next stage finds it in this one's result."""
-    moved, held = ("prompts", "enhancer") if trains_prompts else ("enhancer", "prompts")
-    optimizer = Optimizer("adam", lr=RATES[moved], betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-3)
-    return Player(moved, (moved,) if alone else (moved, held), optimizer)
+    networks = ("prompts", "enhancer") if trains_prompts else ("enhancer", "prompts")
+    optimizer = Optimizer("adam", lr=RATES[networks[0]], betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-3)
+    return Player(networks[0], networks, optimizer)
 
 
 def kind_of(name: str) -> str:

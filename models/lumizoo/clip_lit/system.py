@@ -17,6 +17,7 @@ from lumizoo.clip_lit.network import Enhancer, enhanced_in_training, enhanced_in
 from lumizoo.clip_lit.pixels import clip_pixels
 from lumizoo.clip_lit.prepare import prepare_for_prompts, prepare_picture
 from lumizoo.clip_lit.prompts import initial_prompt, logits, negative_probability, picture_features, prompt_features
+from lumizoo.clip_lit.results import with_result
 from lumizoo.clip_lit.stages import ENHANCE, PROMPTS, RECONSTRUCT, REFINE, chain, kind_of, num_results
 from lumizoo.clip_lit.weights import carried_along, clip_file, identity_file, load_enhancer, made_prompts
 
@@ -47,13 +48,12 @@ class ClipLitSystem(System):
         """
         self._stage = stage
         config, kind = self.config, kind_of(stage.name)
-        moved, *held = stage.players[0].networks
+        _, held = networks = stage.players[0].networks
         clip = self._scoring_clip()
         initial = None if clip is None else lambda: initial_prompt(clip, config.prompt_length)
         makers = {"enhancer": self._enhancer, "prompts": lambda: made_prompts(config, initial)}
-        self.networks = nn.ModuleDict({name: makers[name]() for name in (moved, *held)})
-        for name in held:
-            self.networks[name].requires_grad_(False)
+        self.networks = nn.ModuleDict({name: makers[name]() for name in networks})
+        self.networks[held].requires_grad_(False)
         if clip is not None and kind != RECONSTRUCT:
             self.networks["clip"] = clip
         if kind in (RECONSTRUCT, ENHANCE) and config.identity_weight and config.identity_weights:
@@ -84,6 +84,10 @@ class ClipLitSystem(System):
             return prepare_for_prompts(row, config.prompt_size, num_results(stage.name), draw)
         return prepare_picture(row, config.enhancer_size, draw)
 
+    def derived(self, stage: Stage, row: Row) -> dict[str, bytes]:
+        """A backlit row with what the enhancer of the round makes of it; see `with_result`."""
+        return with_result(row, self.networks["enhancer"], self.config.prompt_size, num_results(stage.name))
+
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
         """Terms of the stage that was built last, from uint8 `image` `(B, 3, S, S)`, `source` and stored results.
 
@@ -113,10 +117,8 @@ class ClipLitSystem(System):
             results = results.flip(1)
         rows, count = results.shape[:2]
         found = negative_probability(self._scores(torch.cat((pictures, results.flatten(0, 1)))))
-        is_backlit, has_results = (batch["source"] == 0).float(), batch["has_results"].float()
-        terms = objectives.ranking_terms(found[:rows], found[rows:].view(rows, count), is_backlit, has_results)
-        share = Term((is_backlit * has_results).sum(), is_backlit.sum(), weight=0.0)  # below 1: rows lack results
-        return terms | {"with_results": share}
+        is_backlit = (batch["source"] == 0).float()
+        return objectives.ranking_terms(found[:rows], found[rows:].view(rows, count), is_backlit)
 
     def _enhancement(self, pictures: Tensor, scored: bool) -> dict[str, Term]:
         """How backlit the enhanced pictures seem, if that counts, and how far their content has moved."""
