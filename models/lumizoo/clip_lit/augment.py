@@ -18,7 +18,7 @@ class Augmentation:
 
     Args:
         mirrored, upside_down, transposed: left and right, top and bottom, rows and columns are exchanged.
-        zoom: magnification across and down, or None.
+        zoom: magnification across and down, or None; the card leaves open whether a factor above 1 magnifies.
         degrees: counterclockwise, or None.
     """
 

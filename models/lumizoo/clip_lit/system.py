@@ -48,11 +48,11 @@ class ClipLitSystem(System):
         """
         self._stage = stage
         config, kind = self.config, kind_of(stage.name)
-        _, held = networks = stage.players[0].networks
+        moved, held = stage.players[0].networks
         clip = self._scoring_clip()
         initial = None if clip is None else lambda: initial_prompt(clip, config.prompt_length)
         makers = {"enhancer": self._enhancer, "prompts": lambda: made_prompts(config, initial)}
-        self.networks = nn.ModuleDict({name: makers[name]() for name in networks})
+        self.networks = nn.ModuleDict({name: makers[name]() for name in (moved, held)})
         self.networks[held].requires_grad_(False)
         if clip is not None and kind != RECONSTRUCT:
             self.networks["clip"] = clip
