@@ -83,6 +83,22 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class FinetuneConfig:
+    """What of the networks is trained, and how fast.  Patterns are the shell's, over stored names: 'net.first.*'."""
+
+    freeze: tuple[str, ...] = ()
+    """Patterns of weights that stay as they are."""
+    lr_factor: tuple[str, ...] = ()
+    """Learning rates of their own, PATTERN=FACTOR; where several fit a weight, the last one counts."""
+    adapter_rank: int = 0
+    """Trains low-rank adapters of this rank beside linear layers and convolutions, their network frozen; 0: none."""
+    adapter_alpha: float = 0.0
+    """Adapters count alpha / rank; 0 takes the rank, so that they count 1."""
+    adapt: tuple[str, ...] = ("*",)
+    """Patterns of the layers that get adapters."""
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """When checkpoints are written and which stay."""
 
@@ -171,6 +187,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -224,6 +241,8 @@ def _check_numbers(run: RunConfig) -> None:
         "warmup": run.warmup,
         "retries": run.retries,
         "data.decoders": data.decoders,
+        "finetune.adapter-rank": run.finetune.adapter_rank,
+        "finetune.adapter-alpha": run.finetune.adapter_alpha,
         "evaluate.every": run.evaluate.every,
         "evaluate.batch-size": run.evaluate.batch_size,
         "engine.clip-norm": run.engine.clip_norm,
@@ -271,5 +290,9 @@ def _check_pairs(run: RunConfig) -> None:
         raise UserError("--engine.offload-optimizer needs --zero 1 or more.")
     if "nvme" in (engine.offload_optimizer, engine.offload_parameters) and not engine.nvme_path:
         raise UserError("nvme offload needs --engine.nvme-path: a folder on a fast local disk.")
+    if run.finetune.adapter_alpha and not run.finetune.adapter_rank:
+        raise UserError("--finetune.adapter-alpha needs --finetune.adapter-rank: there are no adapters without it.")
+    if run.finetune.adapt != FinetuneConfig.adapt and not run.finetune.adapter_rank:
+        raise UserError("--finetune.adapt needs --finetune.adapter-rank: there are no adapters without it.")
     if engine.compile and run.zero == 3:
         raise UserError("--engine.compile works with --zero 0 to 2; ZeRO 3 repartitions what was compiled.")

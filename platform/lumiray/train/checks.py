@@ -19,7 +19,7 @@ from lumiray.storage import NoBucket, NotThere, absolute, join, read_bytes
 from lumiray.system import Stage, stage_named
 from lumiray.train.chain import IDENTITY, check_start
 from lumiray.train.engine_settings import own_settings
-from lumiray.train.recipe import check_recipe, run_length, scaled_lr
+from lumiray.train.recipe import check_recipe, rate_factors, run_length, scaled_lr
 from lumiray.train.sizes import Sizes, resolve_sizes
 
 
@@ -65,6 +65,7 @@ def check_job(job: JobConfig, start: bool = True) -> Checked:
     validation = find(job.run.val_shards) if job.run.val_shards else []
     classes = read_classes(job.run.evaluate.class_names, job.run.evaluate.templates)
     stored = stored_run(job)
+    rate_factors(job.run.finetune)
     if start:
         check_start(job, stage)
     sizes = resolve_sizes(job.run, stage, stored and stored["sizes"])

@@ -63,13 +63,12 @@ def derived(checked: Checked) -> Checked:
     if stage.derives is None:
         return checked
     folder = join(str(job.run.output), RECORDS)
-    training = tuple(
-        (replace(one, patterns=folder), _write(job, stage, found, folder))
-        if one.name == stage.derives
-        else (one, found)
-        for one, found in checked.training
-    )
-    return replace(checked, training=training)
+    training = []
+    for named, listed in checked.training:
+        if named.name == stage.derives:
+            named, listed = replace(named, patterns=folder), _write(job, stage, listed, folder)
+        training.append((named, listed))
+    return replace(checked, training=tuple(training))
 
 
 def _write(job: JobConfig, stage: Stage, listed: list[Listed], folder: str) -> list[Listed]:

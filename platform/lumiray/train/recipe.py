@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
-from lumiray.config import RunConfig
+from lumiray.config import FinetuneConfig, RunConfig
 from lumiray.errors import UserError
 from lumiray.system import Optimizer, Player, Schedule, Stage
 from lumiray.train.schedule import check_schedule
@@ -85,3 +87,29 @@ def scaled_lr(run: RunConfig, stage: Stage, sizes: Sizes) -> float | None:
     ratio = sizes.global_batch_size / published
     factor = ratio if run.optimizer.lr_rule == "linear" else math.sqrt(ratio)
     return stage.players[0].optimizer.lr * factor
+
+
+def rate_factors(settings: FinetuneConfig) -> list[tuple[str, float]]:
+    """(pattern, factor of the learning rate) as given.
+
+    Raises:
+        UserError: written in another way.
+    """
+    found = []
+    for text in settings.lr_factor:
+        pattern, _, factor = text.rpartition("=")
+        try:
+            number = float(factor)
+        except ValueError:
+            number = -1.0
+        if not pattern or not 0 <= number < float("inf"):
+            raise UserError(f"--finetune.lr-factor {text!r} is not PATTERN=FACTOR, such as 'net.first.*=0.1'.")
+        found.append((pattern, number))
+    return found
+
+
+def factor_of(name: str, factors: Iterable[tuple[str, float]]) -> float:
+    """By what a parameter's learning rate is multiplied: of several patterns that it fits, the last one counts."""
+    own = name.rpartition(".")[0] + ".weight" if ".adapter_" in name else name
+    found = [factor for pattern, factor in factors if fnmatchcase(name, pattern) or fnmatchcase(own, pattern)]
+    return found[-1] if found else 1.0

@@ -187,6 +187,7 @@ def networks(spec: WorkerSpec, fresh: bool) -> System:
     """
     from lumiray.registry import system as make_system
     from lumiray.train.chain import start_from
+    from lumiray.train.finetune import apply_finetuning
 
     run = spec.job.run
     system = make_system(spec.job.slug, spec.job.system)
@@ -195,6 +196,7 @@ def networks(spec: WorkerSpec, fresh: bool) -> System:
     system.build(stage)
     if fresh and run.start_from:
         start_from(run.start_from, system, stage)
+    apply_finetuning(system, stage, run.finetune)
     return system
 
 
