@@ -1,0 +1,33 @@
+"""Scores of overlapping patches, with the published tensor names `main.N` (card codeformer, Network)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+SLOPE = 0.2
+DOUBLINGS = (1, 2, 4, 8, 8)  # factors of the width; the last convolution before the scores has stride 1
+
+
+class Discriminator(nn.Module):
+    """PatchGAN: pictures in [-1, 1] `(B, 3, H, W)` to scores `(B, 1, H / 16 - 2, W / 16 - 2)`, high for real ones.
+
+    Args:
+        channels: width after the first convolution.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, 2, 1), nn.LeakyReLU(SLOPE)]
+        inputs = channels
+        for number, factor in enumerate(DOUBLINGS[1:], start=1):
+            stride = 1 if number == len(DOUBLINGS) - 1 else 2
+            outputs = channels * factor
+            layers += [nn.Conv2d(inputs, outputs, 4, stride, 1, bias=False), nn.BatchNorm2d(outputs)]
+            layers += [nn.LeakyReLU(SLOPE)]
+            inputs = outputs
+        layers += [nn.Conv2d(inputs, 1, 4, 1, 1)]
+        self.main = nn.Sequential(*layers)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Scores in fp32."""
+        return self.main(pictures.to(self.main[0].weight.dtype)).float()

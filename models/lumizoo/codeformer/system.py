@@ -1,0 +1,288 @@
+"""CodeFormer as a system: three stages on clean faces, restoration with a weight for fidelity (card codeformer).
+
+Whole photographs are not restored here: finding, aligning and pasting back faces needs facexlib and its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from lumiray.errors import check_number
+from lumiray.system import Batch, Optimizer, Player, Record, Row, Schedule, Stage, System, Term
+from lumizoo.blocks.lpips import load_lpips, lpips_files
+from lumizoo.blocks.pictures import through
+from lumizoo.blocks.published import load_strictly, read_state, whole_path
+from lumizoo.codeformer.config import CodeformerConfig
+from lumizoo.codeformer.discriminator import Discriminator
+from lumizoo.codeformer.network import CodeFormer, Prediction
+from lumizoo.codeformer.objectives import (
+    Critics,
+    as_fractions,
+    code_terms,
+    discriminator_terms,
+    picture_terms,
+    signed,
+)
+from lumizoo.codeformer.phases import first_picture, phase_at
+from lumizoo.codeformer.prepare import prepare_face
+from lumizoo.codeformer.vqgan import Tokenizer, Vqgan
+from lumizoo.codeformer.weights import carried_over, check_filled, forget, is_real, load_vqgan, published
+
+Picture = TypeVar("Picture")
+METRICS = ("psnr", "ssim")
+WITHOUT_LPIPS = "--perceptual-weight 0"
+FILES = ("weights", "vqgan_weights", "discriminator_weights", "vgg_weights", "lpips_weights")
+
+
+def adam(rate: float) -> Optimizer:
+    """The optimizer of every player."""
+    return Optimizer("adam", lr=rate, betas=(0.9, 0.99))
+
+
+class CodeformerSystem(System):
+    """Blind restoration of aligned faces."""
+
+    slug = "codeformer"
+    config_class = CodeformerConfig
+    config: CodeformerConfig
+
+    def portable(self) -> CodeformerConfig:
+        """Files become whole paths, and are there: this is asked before anything of a job starts."""
+        paths = {name: getattr(self.config, name) for name in FILES}
+        return replace(self.config, **{name: whole_path(path, name.replace("_", "-")) for name, path in paths.items()})
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The autoencoder, the prediction of its codes, the features that make faces faithful."""
+        config = self.config
+        slow, slower = Schedule("cosine", floor=6e-5), Schedule("cosine", floor=2e-5)
+        halved = Schedule("steps", milestones=(400_000, 450_000), factor=0.5)
+        return (
+            Stage(
+                "vqgan",
+                Record.CLEAN,
+                (
+                    Player("vqgan", ("vqgan",), adam(7e-5), slow, ema=0.995),
+                    Player("discriminator", ("discriminator",), adam(7e-5), slow, start=config.vqgan_gan_start),
+                ),
+                steps=1_600_000,
+                global_batch_size=32,
+                micro_batch_size=4,
+                metrics=METRICS,
+            ),
+            Stage(
+                "codes",
+                Record.CLEAN,
+                # the frozen ones are saved with it: later stages need them
+                (Player("codeformer", ("codeformer", "target", "discriminator"), adam(1e-4), halved, ema=0.995),),
+                start="vqgan",
+                steps=500_000,
+                global_batch_size=32,
+                micro_batch_size=4,
+                metrics=METRICS,
+            ),
+            Stage(
+                "features",
+                Record.CLEAN,
+                (
+                    Player("codeformer", ("codeformer", "target"), adam(5e-5), slower, ema=0.997),
+                    Player("discriminator", ("discriminator",), adam(5e-5), slower, start=first_picture(config)),
+                ),
+                start="codes",
+                steps=150_000,
+                global_batch_size=24,
+                micro_batch_size=3,
+                metrics=METRICS,
+            ),
+        )
+
+    def build(self, stage: Stage) -> nn.ModuleDict:
+        """The networks of a stage, with the weights of the files that the settings name.
+
+        `vqgan` in stage vqgan; `codeformer` and its `target`, the frozen encoder and codebook of stage vqgan, in the
+        others; `discriminator` in all; `lpips`, frozen, if its files are given and its loss counts.
+
+        Raises:
+            UserError: a file is missing, holds more than tensors, or does not fit.
+        """
+        config = self.config
+        self._stage = stage.name
+        self._target_is_checked = False
+        discriminator = Discriminator(config.discriminator_channels)
+        if config.discriminator_weights:
+            path = config.discriminator_weights
+            load_strictly(discriminator, read_state(path, "discriminator-weights"), path, "discriminator-weights")
+        self.networks = nn.ModuleDict()
+        if stage.name == "vqgan":
+            self.networks["vqgan"] = own = Vqgan(config)
+        else:
+            self.networks["codeformer"] = own = CodeFormer(config)
+            self.networks["target"] = target = Tokenizer(config)
+            if config.vqgan_weights:
+                load_vqgan(own, target, config.vqgan_weights)
+            else:
+                forget(target)
+        if stage.name == "codes":  # what gets no gradient there
+            own.fuse_convs_dict.requires_grad_(False)
+            discriminator.requires_grad_(False)
+        if config.weights:
+            load_strictly(own, read_state(config.weights), config.weights)
+        self.networks["discriminator"] = discriminator
+        if stage.name != "codes" and config.perceptual_weight and config.vgg_weights and config.lpips_weights:
+            self.networks["lpips"] = load_lpips(config.vgg_weights, config.lpips_weights)
+        return self.networks
+
+    def carried(self, stage: Stage, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `carried_over`."""
+        own = self.networks.state_dict()
+        found = carried_over(self.config, stage.name, state)
+        return {name: value for name, value in found.items() if name in own}
+
+    def moves(self, player: Player, step: int) -> bool:
+        """The discriminator moves in steps with pictures alone, once it takes part; the others in all."""
+        return super().moves(player, step) and (player.name != "discriminator" or self._is_adversarial(step))
+
+    def prepare(self, stage: Stage, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
+        """See `prepare_face`."""
+        return prepare_face(row, stage.name, self.config.size, self.config.crop, draw)
+
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
+        """Terms of one micro-batch of uint8 pictures `(B, 3, S, S)`.
+
+        In steps in which the discriminator moves, the player before it leaves its pictures in
+        `batch["reconstruction"]`: they are not made a second time.
+
+        Raises:
+            UserError: LPIPS counts and its files are not given, or nothing has filled the targets' VQGAN.
+        """
+        if player == "discriminator":
+            return discriminator_terms(self.networks[player], signed(batch["clean"]), batch["reconstruction"])
+        if player == "vqgan":
+            return self._vqgan_terms(batch, step)
+        return self._codeformer_terms(batch, step)
+
+    def _vqgan_terms(self, batch: Batch, step: int) -> dict[str, Term]:
+        network, clean = self.networks["vqgan"], signed(batch["clean"])
+        output, quantized = network(clean)
+        last = network.generator.blocks[-1].weight
+        terms = picture_terms(output, clean, self._critics(step, last, self.config.vqgan_gan_weight))
+        if self._is_adversarial(step):
+            batch["reconstruction"] = output.detach()
+        return terms | {"codebook": Term.mean(quantized.loss), "perplexity": Term.mean(quantized.perplexity, 0.0)}
+
+    def _codeformer_terms(self, batch: Batch, step: int) -> dict[str, Term]:
+        network, target = self.networks["codeformer"], self.networks["target"]
+        if not self._target_is_checked and is_real(target.quantize.embedding.weight):
+            check_filled(target, self._stage)
+            self._target_is_checked = True
+        clean = signed(batch["clean"])
+        targets = target(clean)
+        if self._stage == "codes":
+            return code_terms(network, network.predict(signed(batch["degraded"])), targets)
+        phase = phase_at(step, self.config)
+        prediction = network.predict(signed(batch[phase.degraded]))
+        terms = code_terms(network, prediction, targets)
+        if phase.fidelity:
+            output = network.generate(prediction, phase.fidelity, adain=False)
+            critics = self._critics(step, network.last_parameter, self.config.features_gan_weight)
+            terms |= picture_terms(output, clean, critics)
+            if self._is_adversarial(step):
+                batch["reconstruction"] = output.detach()
+        return terms
+
+    def _is_adversarial(self, step: int) -> bool:
+        """Whether the discriminator takes part in a 0-based step: this follows from the step alone."""
+        if self._stage == "vqgan":
+            return step >= self.config.vqgan_gan_start
+        return step >= self.config.features_gan_start and phase_at(step, self.config).fidelity > 0
+
+    def _critics(self, step: int, parameter: nn.Parameter, gan_weight: float) -> Critics:
+        config = self.config
+        if config.perceptual_weight and "lpips" not in self.networks:
+            lpips_files(config.vgg_weights, config.lpips_weights, WITHOUT_LPIPS)
+        return Critics(
+            lpips=self.networks["lpips"] if config.perceptual_weight else None,
+            perceptual_weight=config.perceptual_weight,
+            discriminator=self.networks["discriminator"] if self._is_adversarial(step) else None,
+            parameter=parameter,
+            gan_weight=gan_weight,
+        )
+
+    def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The names of the published checkpoints: no prefix, nothing of target, discriminator and LPIPS."""
+        return published(state)
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """What PSNR and SSIM compare, uint8 `(B, 3, S, S)`: `restored`, in stage vqgan from clean faces, `reference`."""
+        given = batch["clean" if self._stage == "vqgan" else "degraded"]
+        return {"restored": self.restore(given), "reference": batch["clean"]}
+
+    def restore(self, pictures: Picture, fidelity: float | None = None) -> Picture:
+        """Restored aligned faces of the kind and size that was given (see `through`); levels are rounded.
+
+        Faces are resized (bilinear) to the side that the network knows and back, so larger ones lose detail, and those
+        that are not square are stretched for it.  A network of stage vqgan takes them through its codebook.
+
+        Args:
+            fidelity: 0 (best looking) to 1 (most faithful); None is that of the settings.
+
+        Raises:
+            UserError: not a picture, values outside [0, 1], or a negative fidelity.
+        """
+        (restored,) = self.restore_at(pictures, [self.config.fidelity if fidelity is None else fidelity])
+        return restored
+
+    def restore_at(self, pictures: Picture, fidelities: Sequence[float]) -> list[Picture]:
+        """The same faces with several weights of fidelity, looked at once: each is what `restore` gives with it.
+
+        Encoder and transformer do not depend on the weight, so each further one costs the generator alone.
+
+        Raises:
+            UserError: as `restore`.
+        """
+        for fidelity in fidelities:
+            check_number("fidelity", fidelity, 0)
+        seen: list[Prediction] = []
+
+        @torch.no_grad()
+        def restored(given: Tensor, fidelity: float) -> Tensor:
+            if not seen:
+                seen.append(self._predicted(given))
+            return self._generated(seen[0], fidelity, given.shape[2:])
+
+        if "vqgan" in self.networks:
+            return [through(pictures, self._reconstructed) for _ in fidelities]
+        return [through(pictures, lambda given, weight=one: restored(given, weight)) for one in fidelities]
+
+    def _network_input(self, pictures: Tensor) -> Tensor:
+        """Fractions `(B, 3, H, W)` in [0, 1] as `(B, 3, size, size)` in [-1, 1] on the device of the networks."""
+        device = next(self.networks.parameters()).device
+        return resized(pictures.to(device), (self.config.size, self.config.size)) * 2 - 1
+
+    def _predicted(self, pictures: Tensor) -> Prediction:
+        return self.networks["codeformer"].predict(self._network_input(pictures))
+
+    def _generated(self, prediction: Prediction, fidelity: float, size: torch.Size) -> Tensor:
+        output = self.networks["codeformer"].generate(prediction, fidelity, self.config.adain)
+        return resized(as_fractions(output), size)
+
+    @torch.no_grad()
+    def _reconstructed(self, pictures: Tensor) -> Tensor:
+        output, _ = self.networks["vqgan"](self._network_input(pictures))
+        return resized(as_fractions(output), pictures.shape[2:])
+
+
+def resized(pictures: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear without antialiasing, as the published code; `(B, C, H, W)` to `(B, C, *size)`."""
+    if tuple(pictures.shape[2:]) == tuple(size):
+        return pictures
+    return functional.interpolate(pictures, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+SYSTEM = CodeformerSystem
