@@ -19,6 +19,6 @@ ABOUT = About(
         "WebPhoto-Test": "FID 78.87",
     },
     stages={"vqgan": "clean", "codes": "clean", "features": "clean"},
-    tensors=("encoder.blocks.0.weight", "quantize.embedding.weight", "generator.blocks.0.weight"),
+    tensors=("position_emb", "feat_emb.weight", "quantize.embedding.weight"),
     verified=("codeformer", "controllable_feature_transform", "losses", "vqgan"),
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lumiray.errors import UserError, check_number
 
 GROUPS = 32  # of every group norm (card codeformer, Network)
+LEAST_SIZE = 48  # of which the discriminator sees one patch
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class CodeformerConfig:
                 f"--transformer-heads {self.transformer_heads} does not divide --transformer-width "
                 f"{self.transformer_width}."
             )
-        if self.size < self.reduction or self.size % self.reduction:
+        check_number("size", self.size, LEAST_SIZE)
+        if self.size % self.reduction:
             raise UserError(
                 f"--size is {self.size}; it must be a multiple of {self.reduction}, by which {len(self.multipliers)} "
                 "--multipliers make it smaller."

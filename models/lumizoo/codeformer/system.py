@@ -219,7 +219,7 @@ class CodeformerSystem(System):
         return published(state)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """What PSNR and SSIM compare, uint8 `(B, 3, S, S)`: `restored`, in stage vqgan from clean faces, `reference`."""
+        """What PSNR and SSIM compare, uint8 `(B, 3, S, S)`: `restored` (in stage vqgan the clean face), `reference`."""
         given = batch["clean" if self._stage == "vqgan" else "degraded"]
         return {"restored": self.restore(given), "reference": batch["clean"]}
 
