@@ -159,6 +159,9 @@ def test_a_step_on_codes_alone_makes_no_picture() -> None:
     assert terms.keys() == {"code_feature", "cross_entropy", "code_accuracy"} and "reconstruction" not in given
     slightly = system.losses("codeformer", batch(), FAITHFUL)
     assert slightly["code_feature"].sum.item() != terms["code_feature"].sum.item()
+    total(terms).backward()  # connections have a gradient of zero, with every optimizer
+    connections = system.networks["codeformer"].fuse_convs_dict.parameters()
+    assert all(value.grad is not None and not value.grad.any() for value in connections)
 
 
 @pytest.mark.parametrize(
@@ -313,3 +316,17 @@ def test_a_miniature_of_stage_vqgan_learns_to_reconstruct_with_several_codes() -
         optimizer.step()
     assert terms["l1"].sum.item() < 0.4 * start
     assert terms["perplexity"].sum.item() > 4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_of_every_player_is_rehearsed_without_memory(precision: str) -> None:
+    from lumiray.train.rehearsal import rehearse
+    from lumiray.train.without_memory import networks_without_memory
+
+    shapes = {name: (value.shape, value.dtype) for name, value in batch().items()}
+    for stage in CodeformerSystem(TINY).stages():
+        for player in stage.players:
+            system = CodeformerSystem(TINY)
+            networks_without_memory(system, stage)
+            cost = rehearse(system, stage, player, shapes, 1, 1, precision)
+            assert cost.flops > 0 and cost.bytes > 0

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 SLOPE = 0.2
 DOUBLINGS = (1, 2, 4, 8, 8)  # factors of the width; the last convolution before the scores has stride 1
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """In fp32 whatever the weights have: running statistics are kept in it."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`(B, C, H, W)` to the same, by the statistics of the batch in training."""
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        normal = functional.batch_norm(
+            features.float(),
+            self.running_mean,
+            self.running_var,
+            self.weight.float(),
+            self.bias.float(),
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+        return normal.to(features.dtype)
 
 
 class Discriminator(nn.Module):
@@ -22,7 +43,7 @@ class Discriminator(nn.Module):
         for number, factor in enumerate(DOUBLINGS[1:], start=1):
             stride = 1 if number == len(DOUBLINGS) - 1 else 2
             outputs = channels * factor
-            layers += [nn.Conv2d(inputs, outputs, 4, stride, 1, bias=False), nn.BatchNorm2d(outputs)]
+            layers += [nn.Conv2d(inputs, outputs, 4, stride, 1, bias=False), BatchNorm(outputs)]
             layers += [nn.LeakyReLU(SLOPE)]
             inputs = outputs
         layers += [nn.Conv2d(inputs, 1, 4, 1, 1)]

@@ -81,6 +81,15 @@ def discriminator_terms(discriminator: nn.Module, real: Tensor, fake: Tensor) ->
     }
 
 
+def resting(network: CodeFormer) -> Tensor:
+    """Zero, with a gradient of zero for the connections, to be added to a loss that does not use them.
+
+    Adam moves what has such a gradient by its momentum, and leaves what has none.  Where optimizers keep parameters in
+    one piece all have one: so they have it everywhere.  (The published code's framework set gradients to zero, too.)
+    """
+    return 0.0 * torch.stack([value.sum() for value in network.fuse_convs_dict.parameters()]).sum()
+
+
 def signed(pictures: Tensor) -> Tensor:
     """Levels uint8 as fp32 in [-1, 1]."""
     return (pictures.float() / 255 - 0.5) / 0.5

@@ -28,6 +28,7 @@ from lumizoo.codeformer.objectives import (
     code_terms,
     discriminator_terms,
     picture_terms,
+    resting,
     signed,
 )
 from lumizoo.codeformer.phases import first_picture, phase_at
@@ -68,7 +69,7 @@ class CodeformerSystem(System):
                 "vqgan",
                 Record.CLEAN,
                 (
-                    Player("vqgan", ("vqgan",), adam(7e-5), slow, ema=0.995),
+                    Player("vqgan", ("vqgan",), adam(7e-5), slow, ema=0.995, inner_gradients=True),
                     Player("discriminator", ("discriminator",), adam(7e-5), slow, start=config.vqgan_gan_start),
                 ),
                 steps=1_600_000,
@@ -91,7 +92,7 @@ class CodeformerSystem(System):
                 "features",
                 Record.CLEAN,
                 (
-                    Player("codeformer", ("codeformer", "target"), adam(5e-5), slower, ema=0.997),
+                    Player("codeformer", ("codeformer", "target"), adam(5e-5), slower, ema=0.997, inner_gradients=True),
                     Player("discriminator", ("discriminator",), adam(5e-5), slower, start=first_picture(config)),
                 ),
                 start="codes",
@@ -152,6 +153,7 @@ class CodeformerSystem(System):
         """See `prepare_face`."""
         return prepare_face(row, stage.name, self.config.size, self.config.crop, draw)
 
+    @torch.enable_grad()  # the adaptive weight needs a graph, also where only what is left in the batch is wanted
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
         """Terms of one micro-batch of uint8 pictures `(B, 3, S, S)`.
 
@@ -188,7 +190,10 @@ class CodeformerSystem(System):
         phase = phase_at(step, self.config)
         prediction = network.predict(signed(batch[phase.degraded]))
         terms = code_terms(network, prediction, targets)
-        if phase.fidelity:
+        if not phase.fidelity:
+            code_feature = terms["code_feature"]
+            terms["code_feature"] = replace(code_feature, sum=code_feature.sum + resting(network))
+        else:
             output = network.generate(prediction, phase.fidelity, adain=False)
             critics = self._critics(step, network.last_parameter, self.config.features_gan_weight)
             terms |= picture_terms(output, clean, critics)
