@@ -28,6 +28,8 @@ TINY = CodeformerConfig(
     faithful_until=4,
     exaggerated_until=8,
     codes_until=12,
+    inpainting_gan_start=2,
+    narrow_until=4,
 )
 
 
@@ -49,13 +51,22 @@ def face(side: int = SIZE, seed: int = 0) -> np.ndarray:
     return np.array(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
 
 
+def holes(pictures: np.ndarray, width: int) -> np.ndarray:
+    """A white bar across each picture (B, 3, H, W)."""
+    covered = pictures.copy()
+    covered[..., 10 : 10 + width] = 255
+    return covered
+
+
 def batch(rows: int = 2, seed: int = 0) -> dict[str, Tensor]:
-    """Clean pictures, and two worse versions of them."""
+    """Clean pictures, and what stages see of them."""
     clean = np.stack([face(seed=seed + number) for number in range(rows)]).transpose(0, 3, 1, 2)
     noise = np.random.default_rng(seed).integers(-40, 41, clean.shape)
     found = {
         "clean": clean,
         "degraded": (clean + noise).clip(0, 255),
         "degraded_slightly": (clean + noise // 4).clip(0, 255),
+        "masked": holes(clean, 4),
+        "masked_widely": holes(clean, 12),
     }
     return {name: torch.from_numpy(one.astype(np.uint8)) for name, one in found.items()}

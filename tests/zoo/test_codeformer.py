@@ -181,8 +181,8 @@ def test_a_step_on_codes_alone_makes_no_picture() -> None:
     ],
 )
 def test_periods_of_stage_features(iteration: int, degraded: str, fidelity: float) -> None:
-    phase = phase_at(iteration - 1, CodeformerConfig())
-    assert (phase.degraded, phase.fidelity) == (degraded, fidelity)
+    phase = phase_at("features", iteration - 1, CodeformerConfig())
+    assert (phase.given, phase.fidelity) == (degraded, fidelity)
 
 
 def test_the_discriminator_moves_where_there_are_pictures_and_not_before_its_time() -> None:

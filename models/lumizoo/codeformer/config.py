@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lumiray.errors import UserError, check_number
 
@@ -14,6 +15,8 @@ LEAST_SIZE = 48  # of which the discriminator sees one patch
 class CodeformerConfig:
     """How large the networks are, from which weights they start, on what they are trained, how they are used."""
 
+    task: Literal["restoration", "colourisation", "inpainting"] = "restoration"
+    """What is learnt after the autoencoder: which stages there are, and what they see (card codeformer, Training)."""
     channels: int = 64
     """Width of the VQGAN at full size (card codeformer, Network)."""
     multipliers: tuple[int, ...] = (1, 2, 2, 4, 4, 8)
@@ -51,21 +54,23 @@ class CodeformerConfig:
     vqgan_gan_start: int = 30_001
     """First step of stage vqgan with the adversarial term and the discriminator (card codeformer, Training)."""
     features_gan_weight: float = 0.1
-    """Factor of the adaptive weight of the adversarial term in stage features (card codeformer, Losses)."""
+    """The same in stages features and inpainting (card codeformer, Losses)."""
     features_gan_start: int = 5_001
     """First step of stage features with the adversarial term and the discriminator (card codeformer, Training)."""
+    inpainting_gan_start: int = 296_001
+    """First step of stage inpainting with the adversarial term and the discriminator (card codeformer, Training)."""
     faithful_until: int = 40_000
     """Last iteration of stage features with slight degradation and fidelity 1 (card codeformer, Training)."""
     exaggerated_until: int = 80_000
     """Last iteration of stage features with slight degradation and fidelity 1.3 (card codeformer, Training)."""
     codes_until: int = 120_000
     """Last iteration of stage features on codes alone; then every 15th has a picture (card codeformer, Training)."""
+    narrow_until: int = 200_000
+    """Last iteration of stage inpainting with narrow strokes; wide ones follow (card codeformer, Data)."""
     crop: bool = False
     """Train on a random square of each picture, for photographs that are no aligned faces; not published."""
-    fidelity: float = 0.5
-    """Weight of the encoder's features in use, 0 (best looking) to 1 (most faithful) (card codeformer, Inference)."""
-    adain: bool = True
-    """Give looked-up codes the statistics of the input in use; false for inpainting (card codeformer, Network)."""
+    fidelity: float | None = None
+    """Weight of the encoder's features in use, 0 best looking, 1 most faithful; none: 0.5, to fill holes 1."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that no part of the training could use, by option.
@@ -79,7 +84,9 @@ class CodeformerConfig:
             check_number(name.replace("_", "-"), getattr(self, name), 1)
         for name in ("perceptual_weight", "vqgan_gan_weight", "features_gan_weight", "fidelity"):
             check_number(name.replace("_", "-"), getattr(self, name), 0)
-        for name in ("vqgan_gan_start", "features_gan_start", "faithful_until", "exaggerated_until", "codes_until"):
+        for name in ("vqgan_gan_start", "features_gan_start", "inpainting_gan_start"):
+            check_number(name.replace("_", "-"), getattr(self, name), 0)
+        for name in ("faithful_until", "exaggerated_until", "codes_until", "narrow_until"):
             check_number(name.replace("_", "-"), getattr(self, name), 0)
         for factor in self.multipliers:
             check_number("multipliers", factor, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,7 +39,7 @@ def degraded(picture: np.ndarray, ranges: Degradation, draw: np.random.Generator
     Computed in BGR as the published code does it, for the noise is then drawn for blue first.
     """
     height, width = picture.shape[:2]
-    pixels = picture[..., ::-1].astype(np.float32) / 255
+    pixels: np.ndarray = picture[..., ::-1].astype(np.float32) / 255
     pixels = cv2.filter2D(pixels, -1, blur_kernel(ranges.blur, draw), borderType=cv2.BORDER_REFLECT_101)
     factor = draw.uniform(*ranges.shrink)
     smaller = (max(1, int(width // factor)), max(1, int(height // factor)))
@@ -71,7 +72,8 @@ def through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     done, data = cv2.imencode(".jpg", levels(pixels), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise RuntimeError(f"OpenCV wrote no JPEG of {pixels.shape}")
-    return cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.float32) / 255
+    again: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)  # None only for what is no picture
+    return again.astype(np.float32) / 255
 
 
 def levels(pixels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""CodeFormer as a system: three stages on clean faces, restoration with a weight for fidelity (card codeformer).
+"""CodeFormer as a system: stages on clean faces, restoration with a weight for fidelity (card codeformer).
 
 Whole photographs are not restored here: finding, aligning and pasting back faces needs facexlib and its weights.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,8 +16,8 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from lumiray.errors import check_number
-from lumiray.system import Batch, Optimizer, Player, Record, Row, Schedule, Stage, System, Term
-from lumizoo.blocks.lpips import load_lpips, lpips_files
+from lumiray.system import Batch, Player, Row, Stage, System, Term
+from lumizoo.blocks.lpips import LPIPS_OPTION, VGG_OPTION, load_lpips, lpips_files
 from lumizoo.blocks.pictures import through
 from lumizoo.blocks.published import load_strictly, read_state, whole_path
 from lumizoo.codeformer.config import CodeformerConfig
@@ -31,20 +32,25 @@ from lumizoo.codeformer.objectives import (
     resting,
     signed,
 )
-from lumizoo.codeformer.phases import first_picture, phase_at
+from lumizoo.codeformer.phases import is_adversarial, phase_at
 from lumizoo.codeformer.prepare import prepare_face
+from lumizoo.codeformer.stages import stages_of
 from lumizoo.codeformer.vqgan import Tokenizer, Vqgan
-from lumizoo.codeformer.weights import carried_over, check_filled, forget, is_real, load_vqgan, published
+from lumizoo.codeformer.weights import (
+    DISCRIMINATOR_OPTION,
+    VQGAN_OPTION,
+    carried_over,
+    check_filled,
+    forget,
+    is_real,
+    load_vqgan,
+    published,
+)
 
 Picture = TypeVar("Picture")
-METRICS = ("psnr", "ssim")
 WITHOUT_LPIPS = "--perceptual-weight 0"
-FILES = ("weights", "vqgan_weights", "discriminator_weights", "vgg_weights", "lpips_weights")
-
-
-def adam(rate: float) -> Optimizer:
-    """The optimizer of every player."""
-    return Optimizer("adam", lr=rate, betas=(0.9, 0.99))
+EVALUATED = {"vqgan": "clean", "codes": "degraded", "features": "degraded", "inpainting": "masked_widely"}
+FIDELITY = {"features": 0.5, "inpainting": 1.0}  # published; other stages train no connections
 
 
 class CodeformerSystem(System):
@@ -56,52 +62,19 @@ class CodeformerSystem(System):
 
     def portable(self) -> CodeformerConfig:
         """Files become whole paths, and are there: this is asked before anything of a job starts."""
-        paths = {name: getattr(self.config, name) for name in FILES}
-        return replace(self.config, **{name: whole_path(path, name.replace("_", "-")) for name, path in paths.items()})
+        config = self.config
+        return replace(
+            config,
+            weights=whole_path(config.weights),
+            vqgan_weights=whole_path(config.vqgan_weights, VQGAN_OPTION),
+            discriminator_weights=whole_path(config.discriminator_weights, DISCRIMINATOR_OPTION),
+            vgg_weights=whole_path(config.vgg_weights, VGG_OPTION),
+            lpips_weights=whole_path(config.lpips_weights, LPIPS_OPTION),
+        )
 
     def stages(self) -> tuple[Stage, ...]:
-        """The autoencoder, the prediction of its codes, the features that make faces faithful."""
-        config = self.config
-        slow, slower = Schedule("cosine", floor=6e-5), Schedule("cosine", floor=2e-5)
-        halved = Schedule("steps", milestones=(400_000, 450_000), factor=0.5)
-        return (
-            Stage(
-                "vqgan",
-                Record.CLEAN,
-                (
-                    Player("vqgan", ("vqgan",), adam(7e-5), slow, ema=0.995, inner_gradients=True),
-                    Player("discriminator", ("discriminator",), adam(7e-5), slow, start=config.vqgan_gan_start),
-                ),
-                steps=1_600_000,
-                global_batch_size=32,
-                micro_batch_size=4,
-                metrics=METRICS,
-            ),
-            Stage(
-                "codes",
-                Record.CLEAN,
-                # the frozen ones are saved with it: later stages need them
-                (Player("codeformer", ("codeformer", "target", "discriminator"), adam(1e-4), halved, ema=0.995),),
-                start="vqgan",
-                steps=500_000,
-                global_batch_size=32,
-                micro_batch_size=4,
-                metrics=METRICS,
-            ),
-            Stage(
-                "features",
-                Record.CLEAN,
-                (
-                    Player("codeformer", ("codeformer", "target"), adam(5e-5), slower, ema=0.997, inner_gradients=True),
-                    Player("discriminator", ("discriminator",), adam(5e-5), slower, start=first_picture(config)),
-                ),
-                start="codes",
-                steps=150_000,
-                global_batch_size=24,
-                micro_batch_size=3,
-                metrics=METRICS,
-            ),
-        )
+        """See `stages_of`."""
+        return stages_of(self.config)
 
     def build(self, stage: Stage) -> nn.ModuleDict:
         """The networks of a stage, with the weights of the files that the settings name.
@@ -115,10 +88,6 @@ class CodeformerSystem(System):
         config = self.config
         self._stage = stage.name
         self._target_is_checked = False
-        discriminator = Discriminator(config.discriminator_channels)
-        if config.discriminator_weights:
-            path = config.discriminator_weights
-            load_strictly(discriminator, read_state(path, "discriminator-weights"), path, "discriminator-weights")
         self.networks = nn.ModuleDict()
         if stage.name == "vqgan":
             self.networks["vqgan"] = own = Vqgan(config)
@@ -129,13 +98,16 @@ class CodeformerSystem(System):
                 load_vqgan(own, target, config.vqgan_weights)
             else:
                 forget(target)
-        if stage.name == "codes":  # what gets no gradient there
-            own.fuse_convs_dict.requires_grad_(False)
-            discriminator.requires_grad_(False)
         if config.weights:
             load_strictly(own, read_state(config.weights), config.weights)
-        self.networks["discriminator"] = discriminator
-        if stage.name != "codes" and config.perceptual_weight and config.vgg_weights and config.lpips_weights:
+        self.networks["discriminator"] = discriminator = Discriminator(config.discriminator_channels)
+        if config.discriminator_weights:
+            path = config.discriminator_weights
+            load_strictly(discriminator, read_state(path, DISCRIMINATOR_OPTION), path, DISCRIMINATOR_OPTION)
+        if stage.name == "codes":  # what no loss reaches there
+            own.fuse_convs_dict.requires_grad_(False)
+            discriminator.requires_grad_(False)
+        elif config.perceptual_weight and config.vgg_weights and config.lpips_weights:
             self.networks["lpips"] = load_lpips(config.vgg_weights, config.lpips_weights)
         return self.networks
 
@@ -151,7 +123,7 @@ class CodeformerSystem(System):
 
     def prepare(self, stage: Stage, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
         """See `prepare_face`."""
-        return prepare_face(row, stage.name, self.config.size, self.config.crop, draw)
+        return prepare_face(row, stage.name, self.config, draw)
 
     @torch.enable_grad()  # the adaptive weight needs a graph, also where only what is left in the batch is wanted
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
@@ -165,17 +137,15 @@ class CodeformerSystem(System):
         """
         if player == "discriminator":
             return discriminator_terms(self.networks[player], signed(batch["clean"]), batch["reconstruction"])
-        if player == "vqgan":
-            return self._vqgan_terms(batch, step)
-        return self._codeformer_terms(batch, step)
+        return self._vqgan_terms(batch, step) if player == "vqgan" else self._codeformer_terms(batch, step)
 
     def _vqgan_terms(self, batch: Batch, step: int) -> dict[str, Term]:
         network, clean = self.networks["vqgan"], signed(batch["clean"])
         output, quantized = network(clean)
-        last = network.generator.blocks[-1].weight
-        terms = picture_terms(output, clean, self._critics(step, last, self.config.vqgan_gan_weight))
         if self._is_adversarial(step):
             batch["reconstruction"] = output.detach()
+        last = network.generator.blocks[-1].weight
+        terms = picture_terms(output, clean, self._critics(step, last, self.config.vqgan_gan_weight))
         return terms | {"codebook": Term.mean(quantized.loss), "perplexity": Term.mean(quantized.perplexity, 0.0)}
 
     def _codeformer_terms(self, batch: Batch, step: int) -> dict[str, Term]:
@@ -183,29 +153,20 @@ class CodeformerSystem(System):
         if not self._target_is_checked and is_real(target.quantize.embedding.weight):
             check_filled(target, self._stage)
             self._target_is_checked = True
-        clean = signed(batch["clean"])
-        targets = target(clean)
-        if self._stage == "codes":
-            return code_terms(network, network.predict(signed(batch["degraded"])), targets)
-        phase = phase_at(step, self.config)
-        prediction = network.predict(signed(batch[phase.degraded]))
-        terms = code_terms(network, prediction, targets)
+        phase, clean = phase_at(self._stage, step, self.config), signed(batch["clean"])
+        prediction = network.predict(signed(batch[phase.given]))
+        terms = code_terms(network, prediction, target(clean))
         if not phase.fidelity:
             code_feature = terms["code_feature"]
-            terms["code_feature"] = replace(code_feature, sum=code_feature.sum + resting(network))
-        else:
-            output = network.generate(prediction, phase.fidelity, adain=False)
-            critics = self._critics(step, network.last_parameter, self.config.features_gan_weight)
-            terms |= picture_terms(output, clean, critics)
-            if self._is_adversarial(step):
-                batch["reconstruction"] = output.detach()
-        return terms
+            return terms | {"code_feature": replace(code_feature, sum=code_feature.sum + resting(network))}
+        output = network.generate(prediction, phase.fidelity, adain=False)
+        if self._is_adversarial(step):
+            batch["reconstruction"] = output.detach()
+        critics = self._critics(step, network.last_parameter, self.config.features_gan_weight)
+        return terms | picture_terms(output, clean, critics)
 
     def _is_adversarial(self, step: int) -> bool:
-        """Whether the discriminator takes part in a 0-based step: this follows from the step alone."""
-        if self._stage == "vqgan":
-            return step >= self.config.vqgan_gan_start
-        return step >= self.config.features_gan_start and phase_at(step, self.config).fidelity > 0
+        return is_adversarial(self._stage, step, self.config)
 
     def _critics(self, step: int, parameter: nn.Parameter, gan_weight: float) -> Critics:
         config = self.config
@@ -225,22 +186,26 @@ class CodeformerSystem(System):
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """What PSNR and SSIM compare, uint8 `(B, 3, S, S)`: `restored` (in stage vqgan the clean face), `reference`."""
-        given = batch["clean" if self._stage == "vqgan" else "degraded"]
-        return {"restored": self.restore(given), "reference": batch["clean"]}
+        return {"restored": self.restore(batch[EVALUATED[self._stage]]), "reference": batch["clean"]}
 
     def restore(self, pictures: Picture, fidelity: float | None = None) -> Picture:
         """Restored aligned faces of the kind and size that was given (see `through`); levels are rounded.
 
         Faces are resized (bilinear) to the side that the network knows and back, so larger ones lose detail, and those
-        that are not square are stretched for it.  A network of stage vqgan takes them through its codebook.
+        that are not square are stretched for it.  A network of stage vqgan takes them through its codebook; one that
+        fills holes changes what is pure white, and nothing else.
 
         Args:
-            fidelity: 0 (best looking) to 1 (most faithful); None is that of the settings.
+            fidelity: 0 (best looking) to 1 (most faithful); None is that of the settings, and 0 after a stage that
+                trains no connections.
 
         Raises:
             UserError: not a picture, values outside [0, 1], or a negative fidelity.
         """
-        (restored,) = self.restore_at(pictures, [self.config.fidelity if fidelity is None else fidelity])
+        if fidelity is None and self._stage in FIDELITY:
+            own = self.config.fidelity
+            fidelity = FIDELITY[self._stage] if own is None else own
+        (restored,) = self.restore_at(pictures, [fidelity or 0.0])
         return restored
 
     def restore_at(self, pictures: Picture, fidelities: Sequence[float]) -> list[Picture]:
@@ -253,29 +218,31 @@ class CodeformerSystem(System):
         """
         for fidelity in fidelities:
             check_number("fidelity", fidelity, 0)
+        if self._stage == "vqgan":
+            return [through(pictures, self._reconstructed) for _ in fidelities]
         seen: list[Prediction] = []
 
         @torch.no_grad()
-        def restored(given: Tensor, fidelity: float) -> Tensor:
+        def restored(fidelity: float, given: Tensor) -> Tensor:
             if not seen:
-                seen.append(self._predicted(given))
-            return self._generated(seen[0], fidelity, given.shape[2:])
+                seen.append(self.networks["codeformer"].predict(self._network_input(given)))
+            return self._generated(seen[0], fidelity, given)
 
-        if "vqgan" in self.networks:
-            return [through(pictures, self._reconstructed) for _ in fidelities]
-        return [through(pictures, lambda given, weight=one: restored(given, weight)) for one in fidelities]
+        return [through(pictures, partial(restored, one)) for one in fidelities]
 
     def _network_input(self, pictures: Tensor) -> Tensor:
         """Fractions `(B, 3, H, W)` in [0, 1] as `(B, 3, size, size)` in [-1, 1] on the device of the networks."""
         device = next(self.networks.parameters()).device
         return resized(pictures.to(device), (self.config.size, self.config.size)) * 2 - 1
 
-    def _predicted(self, pictures: Tensor) -> Prediction:
-        return self.networks["codeformer"].predict(self._network_input(pictures))
-
-    def _generated(self, prediction: Prediction, fidelity: float, size: torch.Size) -> Tensor:
-        output = self.networks["codeformer"].generate(prediction, fidelity, self.config.adain)
-        return resized(as_fractions(output), size)
+    def _generated(self, prediction: Prediction, fidelity: float, given: Tensor) -> Tensor:
+        fills_holes = self._stage == "inpainting"
+        output = self.networks["codeformer"].generate(prediction, fidelity, adain=not fills_holes)
+        restored = resized(as_fractions(output), given.shape[2:])
+        if not fills_holes:
+            return restored
+        given = given.to(restored.device)
+        return torch.where((given == 1).all(1, keepdim=True), restored, given)
 
     @torch.no_grad()
     def _reconstructed(self, pictures: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from lumizoo.codeformer.config import CodeformerConfig
 from lumizoo.codeformer.network import CodeFormer
 from lumizoo.codeformer.vqgan import Tokenizer
 
+VQGAN_OPTION, DISCRIMINATOR_OPTION = "vqgan-weights", "discriminator-weights"
 TOKENIZER_PARTS = ("encoder", "quantize")
 PUBLISHED = ("codeformer", "vqgan")  # networks whose tensors have published names
 
@@ -23,7 +24,7 @@ def load_vqgan(codeformer: CodeFormer, target: Tokenizer, path: str) -> None:
         UserError: the file is missing, holds more than tensors, or is no VQGAN of these sizes.
     """
     parts = {name: getattr(target, name) for name in TOKENIZER_PARTS} | {"generator": codeformer.generator}
-    load_strictly(nn.ModuleDict(parts), read_state(path, "vqgan-weights"), path, "vqgan-weights")
+    load_strictly(nn.ModuleDict(parts), read_state(path, VQGAN_OPTION), path, VQGAN_OPTION)
     for name in TOKENIZER_PARTS:
         getattr(codeformer, name).load_state_dict(getattr(target, name).state_dict())
 
@@ -56,7 +57,7 @@ def carried_over(config: CodeformerConfig, stage: str, state: Mapping[str, Tenso
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         key, _, rest = name.partition(".")
-        if stage == "codes" and key == "vqgan":
+        if key == "vqgan" and stage != "vqgan":
             found[f"codeformer.{rest}"] = value
             if rest.startswith(tuple(f"{part}." for part in TOKENIZER_PARTS)):
                 found[f"target.{rest}"] = value
