@@ -14,7 +14,7 @@ from lumiray.errors import UserError
 from lumizoo.blocks.lpips import Lpips, load_lpips
 from lumizoo.blocks.vgg import Vgg, load_vgg
 from lumizoo.codeformer.config import CodeformerConfig
-from lumizoo.codeformer.discriminator import Discriminator
+from lumizoo.codeformer.discriminator import BatchNorm, Discriminator
 from lumizoo.codeformer.losses import adaptive_weight, codebook_loss, perceptual_loss, perplexity
 from lumizoo.codeformer.network import CodeFormer, FeatureTransform, TransformerLayer
 from lumizoo.codeformer.vqgan import Quantizer, Vqgan
@@ -113,6 +113,27 @@ def test_fidelity_0_asks_no_connection() -> None:
         assert not called
         network.generate(prediction, 0.1, adain=False)
     assert len(called) == 3
+
+
+@pytest.mark.parametrize("adain", [False, True])
+def test_no_picture_teaches_encoder_or_transformer(adain: bool) -> None:
+    network = CodeFormer(TINY)
+    network.generate(network.predict(torch.rand(1, 3, 48, 48)), 1.0, adain).sum().backward()
+    learns = {name.split(".")[0] for name, value in network.named_parameters() if value.grad is not None}
+    assert learns == {"fuse_convs_dict"}
+
+
+def test_batch_norm_is_torch_s_and_keeps_fp32_statistics_for_16_bit_weights() -> None:
+    own, other = BatchNorm(5), nn.BatchNorm2d(5)
+    for module in (own, other):
+        nn.init.uniform_(module.weight, generator=torch.Generator().manual_seed(1))
+    features = torch.randn(3, 5, 4, 4)
+    assert torch.equal(own(features), other(features))
+    assert all(torch.equal(one, two) for one, two in zip(own.buffers(), other.buffers(), strict=True))
+    assert torch.equal(own.eval()(features), other.eval()(features))
+    own.weight.data, own.bias.data = own.weight.bfloat16(), own.bias.bfloat16()
+    assert own.train()(features.bfloat16()).dtype == torch.bfloat16
+    assert own.running_mean.dtype == torch.float32 and int(own.num_batches_tracked) == 2
 
 
 def test_the_perceptual_loss_normalises_twice() -> None:
