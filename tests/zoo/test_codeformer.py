@@ -246,6 +246,31 @@ def test_files_that_are_given_win_over_the_stage_before(tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in system.carried(system.stages()[1], state)} == {"codeformer"}
 
 
+@pytest.mark.parametrize("task", ["restoration", "inpainting"])
+def test_a_stage_after_vqgan_takes_that_file_as_its_weights(task: str, tmp_path: Path) -> None:
+    first = built("vqgan", seed=2).networks["vqgan"]
+    path = str(tmp_path / "vqgan.pth")
+    torch.save({"params_ema": first.state_dict()}, path)
+    system = CodeformerSystem(replace(TINY, task=task, weights=path))
+    networks = system.build(system.stages()[1])
+    for name, value in first.state_dict().items():
+        assert torch.equal(networks["codeformer"].state_dict()[name], value)
+    assert torch.equal(networks["target"].quantize.embedding.weight, first.quantize.embedding.weight)
+    assert system.losses("codeformer", batch(), 0)
+
+
+def test_targets_are_of_their_own_file_where_the_weights_are_of_a_later_stage(tmp_path: Path) -> None:
+    first, later = built("vqgan", seed=2).networks["vqgan"], built("codes", seed=3).networks["codeformer"]
+    for name, network in (("vqgan", first), ("later", later)):
+        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
+    config = replace(TINY, weights=str(tmp_path / "later.pth"), vqgan_weights=str(tmp_path / "vqgan.pth"))
+    for stage in (1, 2):
+        system = CodeformerSystem(config)
+        networks = system.build(system.stages()[stage])
+        assert torch.equal(networks["target"].encoder.blocks[0].weight, first.encoder.blocks[0].weight)
+        assert torch.equal(networks["codeformer"].encoder.blocks[0].weight, later.encoder.blocks[0].weight)
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_targets_of_a_random_network_are_refused(stage: int) -> None:
     system = CodeformerSystem(TINY)

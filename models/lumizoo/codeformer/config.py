@@ -38,9 +38,9 @@ class CodeformerConfig:
     discriminator_channels: int = 64
     """Width of the discriminator after its first convolution (card codeformer, Network)."""
     weights: str | None = None
-    """File of the stage's own network to start from or to use: CodeFormer, in stage vqgan the VQGAN (.pth)."""
+    """File of the stage's network to start from or to use (.pth); codes and inpainting take that of vqgan, too."""
     vqgan_weights: str | None = None
-    """File of stage vqgan (vqgan_code1024.pth): targets of the later stages, and their start without --weights."""
+    """File of stage vqgan (vqgan_code1024.pth), whose codes are targets, where --weights are not that file."""
     discriminator_weights: str | None = None
     """File of the discriminator of stage vqgan (vqgan_discriminator.pth); without it a new one learns."""
     vgg_weights: str | None = None

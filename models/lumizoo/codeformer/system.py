@@ -41,9 +41,8 @@ from lumizoo.codeformer.weights import (
     VQGAN_OPTION,
     carried_over,
     check_filled,
-    forget,
     is_real,
-    load_vqgan,
+    load_codeformer,
     published,
 )
 
@@ -91,15 +90,12 @@ class CodeformerSystem(System):
         self.networks = nn.ModuleDict()
         if stage.name == "vqgan":
             self.networks["vqgan"] = own = Vqgan(config)
+            if config.weights:
+                load_strictly(own, read_state(config.weights), config.weights)
         else:
             self.networks["codeformer"] = own = CodeFormer(config)
             self.networks["target"] = target = Tokenizer(config)
-            if config.vqgan_weights:
-                load_vqgan(own, target, config.vqgan_weights)
-            else:
-                forget(target)
-        if config.weights:
-            load_strictly(own, read_state(config.weights), config.weights)
+            load_codeformer(own, target, config, stage)
         self.networks["discriminator"] = discriminator = Discriminator(config.discriminator_channels)
         if config.discriminator_weights:
             path = config.discriminator_weights

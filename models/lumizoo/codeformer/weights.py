@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from lumiray.errors import UserError
+from lumiray.system import Stage
 from lumizoo.blocks.published import load_strictly, read_state
 from lumizoo.codeformer.config import CodeformerConfig
 from lumizoo.codeformer.network import CodeFormer
@@ -14,19 +15,42 @@ from lumizoo.codeformer.vqgan import Tokenizer
 
 VQGAN_OPTION, DISCRIMINATOR_OPTION = "vqgan-weights", "discriminator-weights"
 TOKENIZER_PARTS = ("encoder", "quantize")
+TRANSFORMER_PART = "ft_layers."  # what no VQGAN has
 PUBLISHED = ("codeformer", "vqgan")  # networks whose tensors have published names
 
 
-def load_vqgan(codeformer: CodeFormer, target: Tokenizer, path: str) -> None:
-    """Fill the tokenizer, and what CodeFormer has of a VQGAN, from the file of stage vqgan.
+def load_codeformer(network: CodeFormer, target: Tokenizer, config: CodeformerConfig, stage: Stage) -> None:
+    """Fill CodeFormer and its targets from the files that the settings name.
+
+    A stage that starts from stage vqgan takes that stage's file as its weights, too.
 
     Raises:
-        UserError: the file is missing, holds more than tensors, or is no VQGAN of these sizes.
+        UserError: a file is missing, holds more than tensors, or is of other networks or sizes.
     """
-    parts = {name: getattr(target, name) for name in TOKENIZER_PARTS} | {"generator": codeformer.generator}
-    load_strictly(nn.ModuleDict(parts), read_state(path, VQGAN_OPTION), path, VQGAN_OPTION)
+    forget(target)
+    if config.vqgan_weights:
+        load_vqgan(network, target, read_state(config.vqgan_weights, VQGAN_OPTION), config.vqgan_weights, VQGAN_OPTION)
+    if config.weights:
+        state = read_state(config.weights)
+        if stage.start == "vqgan" and not any(name.startswith(TRANSFORMER_PART) for name in state):
+            load_vqgan(network, target, state, config.weights, "weights")
+        else:
+            load_strictly(network, state, config.weights)
+
+
+def load_vqgan(network: CodeFormer, target: Tokenizer, state: Mapping[str, Tensor], path: str, option: str) -> None:
+    """Fill the tokenizer, and what CodeFormer has of a VQGAN, from the tensors of stage vqgan.
+
+    Args:
+        path, option: where they came from, for messages.
+
+    Raises:
+        UserError: they are no VQGAN of these sizes.
+    """
+    parts = {name: getattr(target, name) for name in TOKENIZER_PARTS} | {"generator": network.generator}
+    load_strictly(nn.ModuleDict(parts), state, path, option)
     for name in TOKENIZER_PARTS:
-        getattr(codeformer, name).load_state_dict(getattr(target, name).state_dict())
+        getattr(network, name).load_state_dict(getattr(target, name).state_dict())
 
 
 def forget(target: Tokenizer) -> None:
