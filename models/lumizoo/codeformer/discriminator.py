@@ -6,7 +6,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 SLOPE = 0.2
-DOUBLINGS = (1, 2, 4, 8, 8)  # factors of the width; the last convolution before the scores has stride 1
+WIDEST = 8  # times the width after the first convolution
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -34,20 +34,20 @@ class Discriminator(nn.Module):
 
     Args:
         channels: width after the first convolution.
+        layers: convolutions with a norm; all but the last of them halve the size, as the first convolution does.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, layers: int = 4) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, 2, 1), nn.LeakyReLU(SLOPE)]
+        parts: list[nn.Module] = [nn.Conv2d(3, channels, 4, 2, 1), nn.LeakyReLU(SLOPE)]
         inputs = channels
-        for number, factor in enumerate(DOUBLINGS[1:], start=1):
-            stride = 1 if number == len(DOUBLINGS) - 1 else 2
-            outputs = channels * factor
-            layers += [nn.Conv2d(inputs, outputs, 4, stride, 1, bias=False), BatchNorm(outputs)]
-            layers += [nn.LeakyReLU(SLOPE)]
+        for number in range(1, layers + 1):
+            outputs = channels * min(2**number, WIDEST)
+            parts += [nn.Conv2d(inputs, outputs, 4, 1 if number == layers else 2, 1, bias=False), BatchNorm(outputs)]
+            parts += [nn.LeakyReLU(SLOPE)]
             inputs = outputs
-        layers += [nn.Conv2d(inputs, 1, 4, 1, 1)]
-        self.main = nn.Sequential(*layers)
+        parts += [nn.Conv2d(inputs, 1, 4, 1, 1)]
+        self.main = nn.Sequential(*parts)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Scores in fp32."""

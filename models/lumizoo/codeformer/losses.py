@@ -39,10 +39,10 @@ def fake_loss(scores: Tensor) -> Tensor:
     return functional.relu(1 + scores).mean()
 
 
-def codebook_loss(latents: Tensor, codes: Tensor) -> Tensor:
-    """Latents move to their codes, codes by a quarter to their latents; both `(B, C, h, w)`, the result a scalar."""
+def codebook_loss(latents: Tensor, codes: Tensor, share: float = CODEBOOK_SHARE) -> Tensor:
+    """Latents move to their codes, codes by a share to their latents; both `(B, C, h, w)`, the result a scalar."""
     commitment = functional.mse_loss(latents, codes.detach())
-    return commitment + CODEBOOK_SHARE * functional.mse_loss(codes, latents.detach())
+    return commitment + share * functional.mse_loss(codes, latents.detach())
 
 
 def perplexity(indices: Tensor, codebook_size: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lumizoo.codeformer.config import CodeformerConfig
 from lumizoo.codeformer.layers import ResBlock, convolution
-from lumizoo.codeformer.vqgan import Vqgan, level_widths
+from lumizoo.codeformer.vqgan import Vqgan, levels_of
 
 
 class TransformerLayer(nn.Module):
@@ -95,7 +95,7 @@ class CodeFormer(Vqgan):
         )
         self.idx_pred_layer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.codebook_size, bias=False))
         self.levels = {str(side): config.sides.index(side) for side in config.connections}
-        widths = level_widths(config)
+        widths = levels_of(config).widths
         self.fuse_convs_dict = nn.ModuleDict(
             {side: FeatureTransform(widths[level]) for side, level in self.levels.items()}
         )

@@ -1,7 +1,7 @@
 """The autoencoder of stage vqgan: encoder, codebook, generator (card codeformer, Network).
 
-Attributes have the names of the published checkpoints.  Attention is at the coarsest level: a place in the list of
-blocks, whatever the size of the picture is.
+Attributes have the names of the published checkpoints.  A level with attention is a place in the list of blocks,
+whatever the size of the picture is.
 """
 
 from __future__ import annotations
@@ -16,33 +16,49 @@ from lumizoo.codeformer.config import CodeformerConfig
 from lumizoo.codeformer.layers import AttnBlock, Downsample, ResBlock, Upsample, convolution, group_norm
 from lumizoo.codeformer.losses import codebook_loss, perplexity
 
-BLOCKS_PER_LEVEL = 2
+
+@dataclass(frozen=True)
+class Levels:
+    """How encoder and generator are made of blocks.
+
+    Args:
+        widths: channels of every level, the largest features first.
+        attention: which levels have attention after each of their ResBlocks.
+        blocks: ResBlocks of a level.
+    """
+
+    widths: tuple[int, ...]
+    attention: frozenset[int]
+    blocks: int = 2
 
 
-def level_widths(config: CodeformerConfig) -> list[int]:
-    """Channels of every level, the largest features first."""
-    return [config.channels * factor for factor in config.multipliers]
+def levels_of(config: CodeformerConfig) -> Levels:
+    """The published levels: attention at the coarsest."""
+    widths = tuple(config.channels * factor for factor in config.multipliers)
+    return Levels(widths, frozenset({len(widths) - 1}))
 
 
 class Encoder(nn.Module):
-    """Pictures in [-1, 1] `(B, 3, H, W)` to latents `(B, code_width, h, w)`, sides divided by `config.reduction`."""
+    """Pictures in [-1, 1] `(B, 3, H, W)` to latents `(B, code_width, h, w)`, sides halved between levels.
 
-    def __init__(self, config: CodeformerConfig) -> None:
+    Args:
+        channels: after the first convolution.
+    """
+
+    def __init__(self, channels: int, levels: Levels, code_width: int) -> None:
         super().__init__()
-        widths = level_widths(config)
-        blocks: list[nn.Module] = [convolution(3, config.channels)]
+        blocks: list[nn.Module] = [convolution(3, channels)]
         self.taps: list[int] = []  # the last ResBlock of every level, whose result is handed to the generator
-        inputs = config.channels
-        for level, width in enumerate(widths):
-            coarsest = level == len(widths) - 1
-            for _ in range(BLOCKS_PER_LEVEL):
+        inputs = channels
+        for level, width in enumerate(levels.widths):
+            for _ in range(levels.blocks):
                 blocks.append(ResBlock(inputs, width))
                 tap, inputs = len(blocks) - 1, width
-                blocks += [AttnBlock(width)] if coarsest else []
+                blocks += [AttnBlock(width)] if level in levels.attention else []
             self.taps.append(tap)
-            blocks += [] if coarsest else [Downsample(width)]
+            blocks += [Downsample(width)] if level < len(levels.widths) - 1 else []
         blocks += [ResBlock(inputs, inputs), AttnBlock(inputs), ResBlock(inputs, inputs)]
-        blocks += [group_norm(inputs), convolution(inputs, config.code_width)]
+        blocks += [group_norm(inputs), convolution(inputs, code_width)]
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -63,22 +79,21 @@ class Encoder(nn.Module):
 class Generator(nn.Module):
     """Codes `(B, code_width, h, w)` to pictures, nominally in [-1, 1] and not clamped."""
 
-    def __init__(self, config: CodeformerConfig) -> None:
+    def __init__(self, levels: Levels, code_width: int) -> None:
         super().__init__()
-        widths = level_widths(config)
+        widths = levels.widths
         inputs = widths[-1]
-        blocks: list[nn.Module] = [convolution(config.code_width, inputs)]
+        blocks: list[nn.Module] = [convolution(code_width, inputs)]
         blocks += [ResBlock(inputs, inputs), AttnBlock(inputs), ResBlock(inputs, inputs)]
         # after which block a level takes what the encoder hands over: its first ResBlock, of the coarsest its last
         self.taps = [0] * len(widths)
         for level, width in reversed([*enumerate(widths)]):
-            coarsest = level == len(widths) - 1
-            for number in range(BLOCKS_PER_LEVEL):
+            for number in range(levels.blocks):
                 blocks.append(ResBlock(inputs, width))
-                if coarsest or number == 0:
+                if number == 0 or level == len(widths) - 1:
                     self.taps[level] = len(blocks) - 1
                 inputs = width
-                blocks += [AttnBlock(width)] if coarsest else []
+                blocks += [AttnBlock(width)] if level in levels.attention else []
             blocks += [Upsample(width)] if level else []
         blocks += [group_norm(inputs), convolution(inputs, 3)]
         self.blocks = nn.ModuleList(blocks)
@@ -152,11 +167,12 @@ class Quantizer(nn.Module):
 class Vqgan(nn.Module):
     """Pictures in [-1, 1] to pictures, through the codebook."""
 
-    def __init__(self, config: CodeformerConfig) -> None:
+    def __init__(self, config: CodeformerConfig, levels: Levels | None = None) -> None:
         super().__init__()
-        self.encoder = Encoder(config)
+        levels = levels or levels_of(config)
+        self.encoder = Encoder(config.channels, levels, config.code_width)
         self.quantize = Quantizer(config.codebook_size, config.code_width)
-        self.generator = Generator(config)
+        self.generator = Generator(levels, config.code_width)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Quantized]:
         """`(B, 3, H, W)` to fp32 pictures whose sides are rounded down to `config.reduction`, and their codes."""
@@ -169,7 +185,7 @@ class Tokenizer(nn.Module):
 
     def __init__(self, config: CodeformerConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config.channels, levels_of(config), config.code_width)
         self.quantize = Quantizer(config.codebook_size, config.code_width)
         self.requires_grad_(False)
 

@@ -18,6 +18,7 @@ from lumizoo.codeformer.losses import (
     adaptive_weight,
     code_cross_entropy,
     code_feature_loss,
+    codebook_loss,
     fake_loss,
     generator_loss,
     perceptual_loss,
@@ -25,7 +26,7 @@ from lumizoo.codeformer.losses import (
 )
 from lumizoo.codeformer.network import CodeFormer, FeatureTransform, adaptive_instance_norm
 from lumizoo.codeformer.objectives import CROSS_ENTROPY_WEIGHT
-from lumizoo.codeformer.vqgan import Quantizer, Vqgan
+from lumizoo.codeformer.vqgan import Quantizer, Vqgan, levels_of
 
 
 def tensors(case: Case) -> dict[str, Tensor]:
@@ -50,22 +51,28 @@ def numbers(found: dict[str, Tensor]) -> dict[str, np.ndarray]:
 def vqgan(case: Case) -> dict[str, np.ndarray]:
     """Latents, codes, their loss, the picture."""
     given = case.spec["config"]
+    assert given["quantizer"] == "nearest"
     config = CodeformerConfig(
         channels=given["nf"],
         multipliers=tuple(given["ch_mult"]),
-        size=given["img_size"],
+        connections=(CodeformerConfig.size,),
         codebook_size=given["codebook_size"],
         code_width=given["emb_dim"],
     )
-    network = filled(Vqgan(config), case)
+    attention = {
+        level for level in range(len(given["ch_mult"])) if given["img_size"] // 2**level in given["attn_resolutions"]
+    }
+    levels = replace(levels_of(config), attention=frozenset(attention), blocks=given["res_blocks"])
+    network = filled(Vqgan(config, levels), case)
     image = tensors(case)["image"]
     latents = network.encoder(image)
     picture, quantized = network(image)
+    codes = network.quantize.looked_up(quantized.indices, latents.shape[2:])
     return numbers(
         {
             "latent": latents,
             "indices": quantized.indices.unflatten(1, latents.shape[2:]),
-            "codebook_loss": quantized.loss,
+            "codebook_loss": codebook_loss(latents, codes, given["beta"]),
             "perplexity": quantized.perplexity,
             "codebook_feature": quantized.codes,
             "reconstruction": picture,
@@ -86,7 +93,10 @@ def codeformer(case: Case) -> dict[str, np.ndarray]:
         connections=tuple(map(int, given["connect_list"])),
     )
     assert given["latent_size"] == (config.size // config.reduction) ** 2
-    network = filled(CodeFormer(config), case)
+    network = CodeFormer(config).requires_grad_(True)
+    for name in given["fix_modules"]:
+        network.get_submodule(name).requires_grad_(False)
+    filled(network, case)
     prediction = network.predict(image)
     return numbers(
         {
@@ -111,7 +121,8 @@ def controllable_feature_transform(case: Case) -> dict[str, np.ndarray]:
 def losses(case: Case) -> dict[str, np.ndarray]:
     """Every loss on the case's tensors, and scores of the discriminator."""
     given, inputs = case.spec["config"], tensors(case)
-    judge = nn.ModuleDict({"perceptual": Lpips(), "discriminator": Discriminator(given["discriminator"]["ndf"])})
+    discriminator = Discriminator(given["discriminator"]["ndf"], given["discriminator"]["n_layers"])
+    judge = nn.ModuleDict({"perceptual": Lpips(), "discriminator": discriminator})
     # LPIPS's linear layers come twice, and the second name wins
     once = [one for one in case.spec["tensors"] if not one[0].startswith("perceptual.lin") or ".lins." in one[0]]
     fill(judge, replace(case, spec=case.spec | {"tensors": once}), _own_name)
@@ -123,6 +134,7 @@ def losses(case: Case) -> dict[str, np.ndarray]:
         quantizer.embedding.weight.copy_(inputs["codebook"])
     prediction, target, latents = inputs["prediction"], inputs["target"], inputs["latent"]
     wanted = quantizer.looked_up(inputs["target_index"], latents.shape[2:])
+    nearest = quantizer.looked_up(quantizer.nearest(latents), latents.shape[2:])
     return numbers(
         {
             "lpips": perceptual_loss(judge["perceptual"], prediction, target),
@@ -130,7 +142,7 @@ def losses(case: Case) -> dict[str, np.ndarray]:
             "gan_generator": generator_loss(inputs["fake_score"]),
             "gan_d_real": real_loss(inputs["real_score"]),
             "gan_d_fake": fake_loss(inputs["fake_score"]),
-            "codebook_loss": quantizer(latents).loss,
+            "codebook_loss": codebook_loss(latents, nearest, given["beta"]),
             "feature_loss": code_feature_loss(latents, wanted),
             "cross_entropy_half": CROSS_ENTROPY_WEIGHT * code_cross_entropy(inputs["logits"], inputs["target_index"]),
             "adaptive_weight": _adaptive_weight(inputs),
