@@ -62,10 +62,10 @@ class EngineConfig:
 class OptimizerConfig:
     """Optimizer and schedule; what is not given is as published."""
 
-    name: Literal["adamw", "sgd"] | None = None
-    """adamw, or sgd without momentum (for tests of gradients)."""
+    name: Literal["adamw", "adam", "sgd"] | None = None
+    """adamw, adam (decay added to the gradient), or sgd without momentum (for tests of gradients)."""
     weight_decay: float | None = None
-    """Decoupled weight decay, of the parameters that the system does not exempt."""
+    """Weight decay, of the parameters that the system does not exempt."""
     betas: tuple[float, float] | None = None
     """AdamW's two coefficients, such as 0.9 0.98."""
     eps: float | None = None

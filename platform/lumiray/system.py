@@ -8,7 +8,7 @@ Neither side looks into the other.  What passes between them is in this file, an
     system.stages()                      what is trained, in which order, by which players
     system.prepare(stage, row, draw)     one row of a shard -> named arrays        (on the data plane's CPUs)
     system.build(stage)                  the networks, once per worker
-    system.losses(player, batch)         one micro-batch -> named terms            (or the pair below)
+    system.losses(player, batch, step)   one micro-batch -> named terms            (or the pair below)
     system.features(player, batch)       one micro-batch -> one feature row per sample, and
     system.contrast(player, rows, shared)    the whole global batch's rows -> named terms
     system.embed(batch)                  inference that evaluation reads
@@ -79,9 +79,9 @@ class Term:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Settings of a player's optimizer: decoupled weight decay (AdamW), or plain SGD."""
+    """Settings of a player's optimizer: decay decoupled (AdamW) or added to the gradient (Adam), or plain SGD."""
 
-    name: str = "adamw"  # adamw | sgd
+    name: str = "adamw"  # adamw | adam | sgd
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -90,13 +90,21 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate by 0-based optimizer step: linear warm-up, then `name` (card clip, Training)."""
+    """Learning rate by 0-based optimizer step: linear warm-up, then `name` (card clip, Training).
 
-    name: str = "constant"  # cosine | constant | constant-cooldown
+    Args:
+        floor: rate that the cosine ends at.
+        milestones: of `steps`: optimizer steps from which on the rate is multiplied by `factor`.
+    """
+
+    name: str = "constant"  # cosine | constant | constant-cooldown | steps
     warmup: int = 0
     cooldown: int = 0
     cooldown_power: float = 1.0
     cooldown_end: float = 0.0
+    floor: float = 0.0
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,11 @@ class Player:
         networks: keys of `System.networks` that this player trains.  Parameters are named `KEY.name`,
             as in `clip.logit_scale`, here and in checkpoints.
         every: moves at steps that are multiples of this number.
+        start: first step at which it moves.
+        ema: decay of an exponential average of its weights, which is then what is evaluated, exported and handed
+            to the next stage; None for none.
+        inner_gradients: its losses call `torch.autograd.grad` themselves, as adaptive weights do.  ZeRO 3 is refused
+            then: parameters that come and go with the backward pass cannot be differentiated within the forward.
         clamps: stored parameter name -> (low, high), applied to the fp32 master after each applied step.
         no_decay: stored parameter names exempt from weight decay.
         global_batch: True if the loss is the pair `features` and `contrast`.
@@ -119,6 +132,9 @@ class Player:
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     every: int = 1
+    start: int = 0
+    ema: float | None = None
+    inner_gradients: bool = False
     clamps: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     no_decay: frozenset[str] = frozenset()
     global_batch: bool = False
@@ -130,7 +146,10 @@ class Stage:
     """One period of training with its own record type, players and length.
 
     Args:
+        players: in the order in which they move within a step.
         start: the stage whose result this one starts from, or None.
+        sources: names of the sources of rows that it needs (`--mix`), in this order: `batch["source"]` counts
+            them.  Empty: whatever there are.
         steps: published length in optimizer steps, or None where the user says it.
         evaluation_batch_size: rows of an evaluation's forward where the user names no other number; 1 where
             whole pictures are evaluated, for they may differ in size.  None: as many as in training.
@@ -146,6 +165,7 @@ class Stage:
     micro_batch_size: int | None = None
     evaluation_batch_size: int | None = None
     metrics: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -230,8 +250,31 @@ class System(ABC):
                 )
         return {name: numpy.stack(values) for name, values in arrays.items()}
 
-    def losses(self, player: str, batch: Batch) -> dict[str, Term]:
-        """Named terms of one micro-batch; tensors are on the worker's device, dtype as `prepare` gave."""
+    def carried(self, stage: Stage, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a stage takes over from the result of the stage that it starts from.
+
+        Args:
+            state: all weights and buffers of that stage, averaged ones where it averages, by their names `KEY.name`.
+
+        Returns:
+            tensors for the networks of `stage`, by their names there; networks that get none keep what `build` gave.
+        """
+        own = self.networks.state_dict()
+        return {name: value for name, value in state.items() if name in own}
+
+    def moves(self, player: Player, step: int) -> bool:
+        """Whether a player moves at a 0-based step of its stage; must not depend on anything else."""
+        return step >= player.start and step % player.every == 0
+
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
+        """Named terms of one micro-batch; tensors are on the worker's device, dtype as `prepare` gave.
+
+        Networks of other players may be used: while this runs nothing of them asks for a gradient.
+
+        Args:
+            batch: what is written into it under new names, the players after this one find there, in the same step.
+            step: 0-based optimizer step of the stage.
+        """
         raise TypeError(f"{self.slug}: player {player!r} has no per-batch loss")
 
     def features(self, player: str, batch: Batch) -> dict[str, Tensor]:

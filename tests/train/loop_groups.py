@@ -45,7 +45,7 @@ class Fit(toy.ToyRegression):
         optimizer = replace(player.optimizer, weight_decay=0.2)
         return (Stage("fit", Record.PAIR, (replace(player, optimizer=optimizer, schedule=Schedule("cosine", 2)),)),)
 
-    def losses(self, player: str, batch: Batch) -> dict[str, Term]:
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
         net: nn.Module = self.networks["net"]
         found = net(batch["left"].to(next(net.parameters()).dtype)).float()
         error = (found - batch["right"]).square() * batch["safe"][:, None]
@@ -131,9 +131,10 @@ def run(case: Case, url: str) -> dict[str, Any]:
     from lumiray.train.checkpoint import Checkpointer
     from lumiray.train.failure import out_of_memory
     from lumiray.train.fragments import full_fp32_state
-    from lumiray.train.loop import Loop, Place, Surroundings, make_players
+    from lumiray.train.loop import Loop, Place, Surroundings
     from lumiray.train.manifest import complete
     from lumiray.train.marks import Marks
+    from lumiray.train.players import make_players
     from lumiray.train.progress import Progress
 
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -143,7 +144,7 @@ def run(case: Case, url: str) -> dict[str, Any]:
     (stage,) = system.stages()
     system.build(stage)
     try:
-        players = make_players(system, stage, replace(case.run, output=url), place)
+        players = make_players(system, stage, replace(case.run, output=url), ROWS // world, place.device)
     except UserError as error:
         return {"ended": everywhere(f"{type(error).__name__}: {error}")}
     engine = players["toy"].engine

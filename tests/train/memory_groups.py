@@ -47,7 +47,7 @@ class Chain(System):
     def prepare(self, stage: Stage, row: Row, draw: Any) -> dict:
         raise AssertionError("tests feed tensors")
 
-    def losses(self, player: str, batch: Batch) -> dict[str, Term]:
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
         net = self.networks["net"]
         return {"l2": Term.mean(net(batch["rows"].to(net[0].weight.dtype)).float().square().mean())}
 

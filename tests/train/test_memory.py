@@ -14,7 +14,7 @@ from processes import run_group
 
 from lumiray.config import EngineConfig, RunConfig
 from lumiray.registry import system as make_system
-from lumiray.system import Optimizer, stage_named
+from lumiray.system import Optimizer, Player, stage_named
 from lumiray.train.engine import PlayerModule
 from lumiray.train.engine_settings import deepspeed_settings
 from lumiray.train.memory import Cut, Size, State, checkpoint_bytes, moments_of, state_memory
@@ -55,7 +55,7 @@ def test_state_is_counted_as_deepspeed_allocates_it(
 ) -> None:
     stage, precision, optimizer, micro_batches = case
     found = engines["/".join(map(str, case))]
-    moments = moments_of(Optimizer(optimizer))
+    moments = moments_of(Player("net", ("net",), Optimizer(optimizer)))
     cut = Cut(zero_of(stage), precision, 2, moments, micro_batches > 1, on_gpu=False)
     counted = state_memory(sizes_of_chain(), cut)
     held = counted.weights + counted.optimizer
@@ -107,7 +107,7 @@ def rehearsed(batch: Shapes, micro_batches: int = 1, ranks: int = 1, precision: 
     system = make_system("clip", ClipConfig(**{"model": SMALL, **given}))
     stage = stage_named(system, None)
     networks_without_memory(system, stage)
-    return rehearse(system, stage.players[0], batch, micro_batches, ranks, precision)
+    return rehearse(system, stage, stage.players[0], batch, micro_batches, ranks, precision)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 3])
@@ -122,10 +122,10 @@ def test_a_rehearsed_step_holds_what_a_real_one_allocates(precision: str, micro_
             value.register_post_accumulate_grad_hook(lambda value: setattr(value, "grad", None))
         batch = {name: torch.ones(shape, dtype=dtype) for name, (shape, dtype) in rows(8).items()}
         with Allocations() as real:
-            one_step(module, batch, micro_batches, lambda: 0.0)
+            one_step(module, batch, micro_batches, 0, lambda: 0.0)
         assert found.bytes == pytest.approx(real.most, rel=0.01)
         with Meter(iter([*module.parameters(), *module.buffers(), *batch.values()])) as meter:
-            one_step(module, batch, micro_batches, lambda: 0.0)
+            one_step(module, batch, micro_batches, 0, lambda: 0.0)
         assert found.bytes == meter.most
 
 
@@ -164,7 +164,7 @@ def test_a_large_model_is_rehearsed_without_its_weights() -> None:
     networks = networks_without_memory(system, stage)
     assert {value.device.type for value in [*networks.parameters(), *networks.buffers()]} == {"meta"}
     assert sum(value.numel() for value in networks.parameters()) == 151_277_313
-    cost = rehearse(system, stage.players[0], rows(512, 224, 77), 1, 64, "bf16")
+    cost = rehearse(system, stage, stage.players[0], rows(512, 224, 77), 1, 64, "bf16")
     assert cost.flops == pytest.approx(44.4e9, rel=0.01)
     assert 14.5 < cost.bytes / 2**30 < 15.5
     with torch.no_grad():  # what is left of them are shapes, too

@@ -87,7 +87,7 @@ def plain() -> dict[str, Any]:
     for step, batch in enumerate(batches()):
         optimizer.zero_grad()
         for number in range(K):
-            terms = system.losses("cidnet", cut(batch, number)).values()
+            terms = system.losses("cidnet", cut(batch, number), 0).values()
             (sum(one.weight * one.sum / one.count for one in terms) / K).backward()
         if step == 0:
             gradients = {

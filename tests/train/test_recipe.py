@@ -121,3 +121,13 @@ def test_no_rule_is_applied_where_none_is_asked_for_or_the_user_says_the_rate() 
     linear = OptimizerConfig(lr_rule="linear")
     assert scaled_lr(RunConfig(lr=1e-2, optimizer=linear), STAGE, sizes) is None
     assert scaled_lr(RunConfig(optimizer=linear), Stage("a", Record.PAIR, (PLAYER,)), sizes) is None
+
+
+def test_a_cosine_ends_at_its_floor_and_steps_fall_at_their_milestones() -> None:
+    floored = Schedule("cosine", floor=0.25 * PEAK)
+    assert learning_rate(floored, PEAK, 0, STEPS) == PEAK
+    assert learning_rate(floored, PEAK, STEPS // 2, STEPS) == pytest.approx(0.625 * PEAK)
+    assert learning_rate(floored, PEAK, STEPS, STEPS) == pytest.approx(0.25 * PEAK)
+    falling = rates(Schedule("steps", milestones=(3, 30), factor=0.1))
+    assert falling[2:4] == pytest.approx([PEAK, 0.1 * PEAK])
+    assert falling[29:31] == pytest.approx([0.1 * PEAK, 0.01 * PEAK])

@@ -126,6 +126,6 @@ class ToyRegression(System):
     def prepare(self, stage: Stage, row: Row, draw: np.random.Generator | None) -> dict:
         raise AssertionError("tests feed tensors")
 
-    def losses(self, player: str, batch: Batch) -> dict[str, Term]:
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
         error = self.networks["net"](batch["left"]) - batch["right"]
         return {"l2": Term.mean(error.square().mean()), "l1": Term.mean(error.abs().mean(), weight=0.5)}

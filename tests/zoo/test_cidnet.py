@@ -51,7 +51,7 @@ def batch() -> dict[str, torch.Tensor]:
 
 
 def total(system: CidnetSystem) -> torch.Tensor:
-    return torch.stack([one.weight * one.sum / one.count for one in system.losses("cidnet", batch()).values()]).sum()
+    return torch.stack([one.weight * one.sum / one.count for one in system.losses("cidnet", batch(), 0).values()]).sum()
 
 
 def test_steps_on_one_pair_lower_the_loss_and_reach_the_exponent() -> None:
@@ -185,7 +185,7 @@ def test_the_perceptual_term_reads_torchvision_s_layout_and_leaves_vgg_alone(tmp
     state = Vgg19().state_dict() | {"classifier.6.bias": torch.zeros(1000)}
     torch.save(state, tmp_path / "vgg.pth")
     system = built(replace(TINY, perceptual_weight=0.01, vgg_weights=str(tmp_path / "vgg.pth")))
-    terms = system.losses("cidnet", batch())
+    terms = system.losses("cidnet", batch(), 0)
     assert terms["perceptual_rgb"].weight == terms["perceptual_hvi"].weight == 0.01
     terms["perceptual_rgb"].sum.backward()
     assert system.networks["cidnet"].IE_block0[1].weight.grad.any()
@@ -316,7 +316,7 @@ def test_a_step_is_rehearsed_without_memory(tmp_path: Path) -> None:
     (stage,) = system.stages()
     networks_without_memory(system, stage)
     shapes = dict.fromkeys(("lq", "gt"), ((2, 3, 32, 32), torch.uint8))
-    cost = rehearse(system, stage.players[0], shapes, 1, 1, "bf16")
+    cost = rehearse(system, stage, stage.players[0], shapes, 1, 1, "bf16")
     assert cost.flops > 0 and cost.bytes > 0
 
 

@@ -67,7 +67,7 @@ class CidnetSystem(System):
         """See `prepare_pair`."""
         return prepare_pair(row, self.config.crop_size, draw)
 
-    def losses(self, player: str, batch: Batch) -> dict[str, Term]:
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
         """Four terms in each space, from uint8 `lq` and `gt` `(B, 3, S, S)`.
 
         Raises:

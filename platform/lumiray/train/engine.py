@@ -11,7 +11,8 @@ product of fresh features and that gradient, whose backward is the exact gradien
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +23,12 @@ from torch import Tensor, nn
 from lumiray.config import RunConfig
 from lumiray.errors import UserError
 from lumiray.system import Batch, Player, Scope, System, Term
+from lumiray.train.average import start_average
 from lumiray.train.engine_settings import deepspeed_settings, offloaded
 from lumiray.train.fragments import start_fresh
+from lumiray.train.recipe import check_zero
+
+Sums = dict[str, tuple[Tensor, Tensor, float]]  # term -> (sum, count, weight) on this rank
 
 
 @dataclass
@@ -32,11 +37,11 @@ class Outcome:
 
     Args:
         loss: scalar with gradient; already scaled so that DeepSpeed's mean over ranks is the batch's loss.
-        terms: name -> (sum, count) on this rank, without gradient.
+        terms: name -> (sum, count, weight) on this rank, without gradient.
     """
 
     loss: Tensor
-    terms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    terms: Sums = field(default_factory=dict)
 
 
 def global_count(count: float | Tensor, device: torch.device) -> Tensor:
@@ -61,7 +66,7 @@ def combine(terms: Mapping[str, Term], scale: float, device: torch.device) -> Ou
         divisor = global_count(count, device) if term.scope is Scope.GLOBAL else count.clamp(min=1.0)
         if term.weight:
             loss = loss + term.weight * scale * term.sum / divisor
-        logged[name] = (term.sum.detach().float(), count)
+        logged[name] = (term.sum.detach().float(), count, term.weight)
     return Outcome(loss, logged)
 
 
@@ -79,6 +84,27 @@ class PlayerModule(nn.Module):
     def system(self) -> System:
         """The system whose networks and losses these are."""
         return self._system[0]
+
+    @contextmanager
+    def others_frozen(self) -> Iterator[None]:
+        """While inside, nothing of other players' networks asks for a gradient.
+
+        Their gradients would be left with no engine to reduce them, and ZeRO would be wrong without a word.
+        """
+        found = [
+            value
+            for name, network in self.system.networks.items()
+            if name not in self.player.networks
+            for value in network.parameters()
+            if value.requires_grad
+        ]
+        for value in found:
+            value.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for value in found:
+                value.requires_grad_(True)
 
     def shared(self, masters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """Parameters that `contrast` reads: fp32 master values, with gradient to the working weights."""
@@ -101,16 +127,17 @@ class PlayerModule(nn.Module):
         """
         return getattr(self, f"_{call}")(batch, **given)
 
-    def _losses(self, batch: Batch, scale: float) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        outcome = combine(self.system.losses(self.player.name, batch), scale, _device_of(batch))
-        return outcome.loss, outcome.terms
+    def _losses(self, batch: Batch, scale: float, step: int) -> tuple[Tensor, Sums, Batch]:
+        own = dict(batch)
+        with self.others_frozen():
+            outcome = combine(self.system.losses(self.player.name, own, step), scale, _device_of(batch))
+        left = {name: value.detach() for name, value in own.items() if name not in batch}
+        return outcome.loss, outcome.terms, left
 
     def _features(self, batch: Batch) -> dict[str, Tensor]:
         return self.system.features(self.player.name, batch)
 
-    def _contrast(
-        self, batch: Batch, scale: float, masters: Mapping[str, Tensor] | None
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    def _contrast(self, batch: Batch, scale: float, masters: Mapping[str, Tensor] | None) -> tuple[Tensor, Sums]:
         rows = self.system.features(self.player.name, batch)
         terms = self.system.contrast(self.player.name, rows, self.shared(masters))
         outcome = combine(terms, scale, _device_of(batch))
@@ -154,9 +181,11 @@ def make_optimizer(module: nn.Module, player: Player, offload: bool) -> Any:
     if offload:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, adamw_mode=True)
+        decoupled = settings.name == "adamw"
+        return DeepSpeedCPUAdam(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, adamw_mode=decoupled)
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
     # one pass over memory, on a CPU as on a GPU: there seven times as fast, and without scratch of a parameter's size
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+    return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 
 def check_settings(settings: dict[str, Any], run: RunConfig) -> None:
@@ -192,6 +221,7 @@ def make_engine(system: System, player: Player, run: RunConfig, rows_per_rank: i
     module = PlayerModule(system, player)
     settings = deepspeed_settings(run, rows_per_rank, dist.get_world_size())
     check_settings(settings, run)
+    check_zero(player, settings["zero_optimization"].get("stage", 0))
     offload = offloaded(settings["zero_optimization"], "optimizer") != "none"
     try:
         engine, *_ = deepspeed.initialize(
@@ -206,6 +236,8 @@ def make_engine(system: System, player: Player, run: RunConfig, rows_per_rank: i
     if dist.get_world_size() == 1 and engine.zero_optimization_stage() == 0:
         engine.enable_backward_allreduce = False  # it would copy every gradient twice, to itself
     start_fresh(engine)
+    if player.ema is not None:
+        start_average(engine)
     if engine.zero_optimization_stage() == 3:
         parameters = dict(module.named_parameters())
         for name in player.shared:

@@ -19,7 +19,7 @@ from lumiray.train.launch import Checked, check_job, make_stream
 from lumiray.train.memory import FP32, Cut, Size, State, checkpoint_bytes, moments_of, state_memory
 from lumiray.train.reading import Reading, measure_reading, open_here
 from lumiray.train.recipe import resolved_player
-from lumiray.train.rehearsal import DTYPES, one_step, rehearse
+from lumiray.train.rehearsal import DTYPES, add_what_others_leave, one_step, rehearse, step_with_all
 from lumiray.train.without_memory import networks_without_memory
 
 DELIVERIES = 4  # of a step's rows on the device: in use, two that wait (feed.Feed), one on its way
@@ -93,7 +93,7 @@ def measure(job: JobConfig) -> Job:
     found = Job(checked, stream, system, stage, reading, sizes, buffers)
     try:
         costs = [
-            (one, rehearse(system, one, found.micro_batch, found.micro_batches, found.workers, run.precision))
+            (one, rehearse(system, stage, one, found.micro_batch, found.micro_batches, found.workers, run.precision))
             for one in stage.players
         ]
     except RuntimeError as error:
@@ -110,7 +110,7 @@ def saved_bytes(job: Job) -> int:
     total = 0
     for player in players(job):
         sizes = [one for name in player.networks for one in job.sizes[name]]
-        total += checkpoint_bytes(sizes, job.run.precision, moments_of(player.optimizer))
+        total += checkpoint_bytes(sizes, job.run.precision, moments_of(player))
         total += sum(job.buffers[name] for name in player.networks)
     return total
 
@@ -134,7 +134,7 @@ def state_of(job: Job, on_gpu: bool) -> State:
     for player in players(job):
         helping -= {*player.networks}
         sizes = [one for name in player.networks for one in job.sizes[name]]
-        state += state_memory(sizes, replace(cut, moments=moments_of(player.optimizer)))
+        state += state_memory(sizes, replace(cut, moments=moments_of(player)))
     return state + State(sum(one.elements * FP32 for name in helping for one in job.sizes[name]))
 
 
@@ -155,8 +155,9 @@ def core_seconds_per_row(job: Job) -> float:
     for player in job.stage.players:
         for name in player.networks:
             system.networks[name].to(DTYPES[job.run.precision])
-        module = PlayerModule(system, player)
-        one_step(module, batch, 1, time.process_time)  # makes what is made once
-        taken += one_step(module, batch, job.micro_batches, time.process_time) / player.every
+        add_what_others_leave(system, job.stage, player, batch)
+        module, step = PlayerModule(system, player), step_with_all(job.stage)
+        one_step(module, batch, 1, step, time.process_time)  # makes what is made once
+        taken += one_step(module, batch, job.micro_batches, step, time.process_time) / player.every
     torch.set_num_threads(threads)
     return taken / (rows * job.micro_batches)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lumiray.errors import RunFailure
+from lumiray.train.average import AVERAGE, average_of
 from lumiray.train.clamp import clamp
 from lumiray.train.frozen import buffer_state, frozen_state, load_frozen_state
 from lumiray.train.gather import full_fp32_state, master_values
@@ -35,7 +36,7 @@ def local_fragments(engine: Any) -> list[Fragment]:
     found = []
     for number in range(len(layout_of(engine).partitions)):
         with in_memory(engine, number) as one, torch.no_grad():
-            found += _fragments(engine, one, copy=is_swapped(engine, number))
+            found += _fragments(engine, number, one, copy=is_swapped(engine, number))
     return found
 
 
@@ -47,9 +48,9 @@ def owned_fragments(engine: Any) -> list[Fragment]:
     return found
 
 
-def _fragments(engine: Any, one: Partition, copy: bool) -> list[Fragment]:
+def _fragments(engine: Any, number: int, one: Partition, copy: bool) -> list[Fragment]:
     step = base_optimizer(engine).state.get(one.flat, {}).get("step")
-    moments = _moments(engine, one)
+    moments = _moments(engine, one) | _average(engine, number)
     found = []
     for piece in one.pieces:
         values = {key: slice_of(flat, piece) for key, flat in {MASTER: one.flat, **moments}.items()}
@@ -73,6 +74,12 @@ def _moments(engine: Any, one: Partition) -> dict[str, Tensor]:
     return found
 
 
+def _average(engine: Any, number: int) -> dict[str, Tensor]:
+    """The averaged weights of a partition, where they are averaged: they travel like a moment."""
+    found = average_of(engine)
+    return {} if found is None else {AVERAGE: found[number]}
+
+
 def kept_moments(engine: Any) -> frozenset[str]:
     """Keys of the moments that this engine's optimizer keeps per element once it has stepped."""
     defaults = base_optimizer(engine).defaults
@@ -91,6 +98,12 @@ def load_fragments(engine: Any, lookup: Lookup) -> None:
     layout, wanted = layout_of(engine), kept_moments(engine)
     for name in sorted(layout.trained):
         saved = lookup.moments(name)
+        if (AVERAGE in saved) != (average_of(engine) is not None):
+            raise RunFailure(
+                f"The checkpoint holds {'an' if AVERAGE in saved else 'no'} average of {name}, and this run keeps "
+                f"{'none' if AVERAGE in saved else 'one'}: continue with the settings it was trained with."
+            )
+        saved -= {AVERAGE}
         if saved and saved != wanted:
             raise RunFailure(
                 f"The checkpoint holds {', '.join(sorted(saved))} of {name}, but this run's optimizer keeps "
@@ -99,13 +112,14 @@ def load_fragments(engine: Any, lookup: Lookup) -> None:
     with torch.no_grad(), rewriting(engine):
         for number in range(len(layout.partitions)):
             with in_memory(engine, number, write=True) as one:
-                _load_partition(engine, one, lookup)
+                _load_partition(engine, number, one, lookup)
 
 
-def _load_partition(engine: Any, one: Partition, lookup: Lookup) -> None:
-    for piece in one.pieces:
-        slice_of(one.flat, piece).copy_(lookup.values(piece.name, MASTER, piece.start, piece.length))
-    saved = frozenset().union(*(lookup.moments(name) for name in one.names))
+def _load_partition(engine: Any, number: int, one: Partition, lookup: Lookup) -> None:
+    for key, flat in {MASTER: one.flat, **_average(engine, number)}.items():
+        for piece in one.pieces:
+            slice_of(flat, piece).copy_(lookup.values(piece.name, key, piece.start, piece.length))
+    saved = frozenset().union(*(lookup.moments(name) for name in one.names)) - {AVERAGE}
     state = base_optimizer(engine).state
     if not saved and one.flat not in state:
         return

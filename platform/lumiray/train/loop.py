@@ -4,10 +4,10 @@
     for step in first .. total:
         rows = this rank's rows of global batch `step`, cut into micro-batches
         for each player whose turn it is:
-            set the learning rate of its applied steps
+            set the learning rate of the step
             forward and backward over the micro-batches        (step.py: exact large-batch gradients)
             loss or gradient not finite anywhere?  skip the update, count it; too many: stop
-            engine.step(); clamp stored values in the fp32 master
+            engine.step(); clamp stored values in the fp32 master; average the weights
         every `log.every` steps: one row of numbers, reduced over ranks
         evaluation due?        run it on rows that the same feed delivers
         checkpoint due, or asked to stop?  copy out, write behind the next steps; not while updates are skipped
@@ -19,11 +19,10 @@ void and is done again, on the same rows.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,17 +34,17 @@ from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
 from lumiray.evaluate.named import evaluated, evaluators
 from lumiray.system import Batch, Player, Stage, System
+from lumiray.train.average import averaged
 from lumiray.train.bad_rows import LeftOut, of_all_ranks, report, too_many
 from lumiray.train.checkpoint import Checkpointer
-from lumiray.train.clamp import clamp
-from lumiray.train.engine import make_engine, set_learning_rate, take_step
-from lumiray.train.gather import master_values
+from lumiray.train.engine import set_learning_rate
 from lumiray.train.marks import Marks
+from lumiray.train.players import Counters, Moved, Trained, memory_gb, numbers
 from lumiray.train.progress import Progress
-from lumiray.train.recipe import resolved_player
+from lumiray.train.running_statistics import RunningStatistics
 from lumiray.train.schedule import learning_rate
 from lumiray.train.shared_cores import SharedCores
-from lumiray.train.step import MicroBatch, StepPlace, Sums, accumulate, reduce_sums
+from lumiray.train.step import MicroBatch, StepPlace, Sums, accumulate
 from lumiray.train.step_rows import rows_of_step
 
 GO, STOP, FAILED = 0, 1, 2  # what a rank wants before a step; the gravest of all counts
@@ -87,34 +86,6 @@ class Surroundings:
     show: Callable[[str], object]
 
 
-@dataclass
-class Counters:
-    """What a checkpoint's position holds besides the weights; plain numbers only."""
-
-    step: int = 0  # finished steps
-    applied: int = 0  # of them, those that changed the weights
-    skipped_in_a_row: int = 0
-    replaced_rows: int = 0
-
-
-@dataclass
-class Trained:
-    """A player with its engine."""
-
-    player: Player
-    engine: Any
-
-
-def make_players(system: System, stage: Stage, run: RunConfig, place: Place) -> dict[str, Trained]:
-    """Engines for every player of the stage, by the player's name."""
-    rows = place.global_batch_size // place.num_ranks
-    trained = {}
-    for published in stage.players:
-        player = resolved_player(published, run)
-        trained[player.name] = Trained(player, make_engine(system, player, run, rows, place.device))
-    return trained
-
-
 def micro_batches(delivery: Delivery, place: Place) -> list[MicroBatch]:
     """Cut a rank's rows of a step into its micro-batches."""
     size = place.micro_batch_size
@@ -145,7 +116,8 @@ class Loop:
         self.progress, self.show, self.marks = around.progress, around.show, around.marks
         self.classes = classes
         self.counters = Counters()
-        self._row: dict[str, Any] = {}  # numbers of the newest step
+        self._moved: dict[str, Moved] = {}  # the newest turn of every player
+        self._statistics = RunningStatistics(system_of(players).networks.values())
         self.metrics: dict[str, float] = {}
         self._waited_s = 0.0
         self._logged_at = time.perf_counter()
@@ -166,7 +138,7 @@ class Loop:
             if delivery is None:
                 return False
             self.marks.reach("first_batch")
-            self._row = self.one_step(step, delivery) or self._row
+            self.one_step(step, delivery)
             self.started()
             self.cores.after_step(self.feed.wait_s)
             self.counters.step = step = step + 1
@@ -215,7 +187,7 @@ class Loop:
 
     def commit(self) -> None:
         """Write down what is finished, before the loop is left early; every rank calls it."""
-        if self._row and self._logged_step != self.counters.step:
+        if self._moved and self._logged_step != self.counters.step:
             self.log(self.counters.step)
         self.save()
         self.checkpointer.wait()
@@ -228,32 +200,36 @@ class Loop:
             if self.progress:
                 self.progress.started(self.marks.passed)
 
-    def one_step(self, step: int, delivery: Delivery) -> dict[str, Any]:
-        """One global batch through every player whose turn it is; numbers of this rank to log."""
-        row: dict[str, Any] = {}
+    def one_step(self, step: int, delivery: Delivery) -> None:
+        """One global batch through every player whose turn it is."""
         micros = micro_batches(delivery, self.place)
-        for name, trained in self.players.items():
-            player, engine = trained.player, trained.engine
-            if step % player.every:
-                continue
-            rate = learning_rate(player.schedule, player.optimizer.lr, self.counters.applied, self.place.total_steps)
-            set_learning_rate(engine, rate)
-            place = StepPlace(self.run.seed, step, self.place.num_micro_batches, self.place.num_ranks)
-            sums = self.accumulated(trained, micros, place)
-            row |= {"sums": sums, "lr": rate, "engine": engine, "player": player}
-            if sums is None:
-                self.skipped(step, f"the loss of {name} is not finite", rows_of_step(self.stream, step))
-                continue
-            norm = take_step(engine)
-            if norm is None:
-                lowered = ", the loss scale is lowered" if engine.fp16_enabled() else ""
-                self.skipped(step, f"gradients of {name} are not finite{lowered}")
-                continue
-            row["grad_norm"] = norm
-            clamp(engine, dict(player.clamps))
-            self.counters.applied += 1
-            self.counters.skipped_in_a_row = 0
-        return row
+        system = system_of(self.players)
+        for trained in self.players.values():
+            if system.moves(trained.player, step):
+                self._statistics.before_turn()
+                applied = self.one_turn(step, trained, micros)
+                self._statistics.after_turn(applied)
+
+    def one_turn(self, step: int, trained: Trained, micros: list[MicroBatch]) -> bool:
+        """Forward, backward and update of one player; False where something was not finite and nothing moved."""
+        player, engine = trained.player, trained.engine
+        passed = step - self.counters.skipped.get(player.name, 0)
+        rate = learning_rate(player.schedule, player.optimizer.lr, passed, self.place.total_steps)
+        set_learning_rate(engine, rate)
+        place = StepPlace(self.run.seed, step, self.place.num_micro_batches, self.place.num_ranks)
+        sums = self.accumulated(trained, micros, place)
+        self._moved[player.name] = Moved(rate, sums)
+        if sums is None:
+            self.skipped(step, player, f"the loss of {player.name} is not finite", rows_of_step(self.stream, step))
+            return False
+        norm = trained.step()
+        if norm is None:
+            lowered = ", the loss scale is lowered" if engine.fp16_enabled() else ""
+            self.skipped(step, player, f"gradients of {player.name} are not finite{lowered}")
+            return False
+        self._moved[player.name] = Moved(rate, sums, norm)
+        self.counters.moved(player.name)
+        return True
 
     def accumulated(self, trained: Trained, micros: list[MicroBatch], place: StepPlace) -> Sums | None:
         """See `accumulate`.  What fails here, such as memory, leaves the weights as the finished steps made them.
@@ -262,22 +238,15 @@ class Loop:
             Exception: with the step in its notes.
         """
         try:
-            return accumulate(trained.engine, micros, place, self.masters(trained))
+            return accumulate(trained.engine, micros, place, trained.masters(self.run))
         except Exception as error:
             error.add_note(f"in step {place.step}, player {trained.player.name}, worker {self.place.rank}")
             if self.place.num_ranks == 1:  # of several, the others wait in a collective of this step
                 self.commit()
             raise
 
-    def masters(self, trained: Trained) -> Batch | None:
-        """fp32 master values of parameters that the loss reads; None where the weights are fp32 and whole."""
-        engine, names = trained.engine, trained.player.shared
-        if not names or (self.run.precision == "fp32" and engine.zero_optimization_stage() < 3):
-            return None
-        return master_values(engine, list(names))
-
-    def skipped(self, step: int, why: str, rows: str = "") -> None:
-        """Account for a step without an update; give up when they come in a row.
+    def skipped(self, step: int, player: Player, why: str, rows: str = "") -> None:
+        """Account for a player's step without an update; give up when they come in a row.
 
         Args:
             rows: of the step, where they may be the reason.
@@ -285,11 +254,11 @@ class Loop:
         Raises:
             RunFailure: too many in a row; the last checkpoint stays as it is.
         """
-        self.counters.skipped_in_a_row += 1
+        in_a_row = self.counters.left_out(player.name)
         named = f"; its rows: {rows}" if rows else ""
         if self.place.rank == 0:
-            self.show(f"step {step}: {why}; no update ({self.counters.skipped_in_a_row} in a row){named}")
-        if self.counters.skipped_in_a_row >= SKIPPED_IN_A_ROW:
+            self.show(f"step {step}: {why}; no update ({in_a_row} in a row){named}")
+        if in_a_row >= SKIPPED_IN_A_ROW:
             raise RunFailure(
                 f"step {step}: {why}, {SKIPPED_IN_A_ROW} steps in a row{named}. The last checkpoint in "
                 f"{self.run.output} is untouched; lower --lr, lengthen --warmup or set --engine.clip-norm."
@@ -306,27 +275,16 @@ class Loop:
 
     def log(self, step: int) -> None:
         """Reduce the newest step's numbers over ranks and hand them to the progress of rank 0."""
-        row = self._row
         now = time.perf_counter()
         took, steps = now - self._logged_at, max(1, step - self._logged_step)
         waited = self.feed.wait_s - self._waited_s
         self._logged_at, self._logged_step, self._waited_s = now, step, self.feed.wait_s
-        sums = row.get("sums")
-        terms = reduce_sums(sums) if sums else {}
-        values: dict[str, float] = {
-            "loss": sum(terms.values()) if terms else math.nan,
-            "lr": row["lr"],
-            "grad_norm": row.get("grad_norm", math.nan),
+        values = numbers(self.players, self._moved) | {
             "samples_per_s": steps * self.place.global_batch_size / took,
             "step_s": took / steps,
             "data_wait_share": min(1.0, waited / took),
             "memory_gb": memory_gb(self.place.device),
         }
-        values |= terms if len(terms) > 1 else {}
-        trained = self.players[row["player"].name]
-        if trained.player.shared:
-            found = master_values(trained.engine, list(trained.player.shared))
-            values |= {name.rpartition(".")[2]: float(value) for name, value in found.items()}
         if self.counters.replaced_rows:
             values["replaced_rows"] = float(self.counters.replaced_rows)
         if self.progress:
@@ -365,23 +323,24 @@ class Loop:
         self.show(text if self.place.num_ranks == 1 else f"worker {self.place.rank}: {text}")
 
 
+def system_of(players: dict[str, Trained]) -> System:
+    """The system whose networks the players move."""
+    system: System = next(iter(players.values())).engine.module.system
+    return system
+
+
 def evaluate_stage(
     stage: Stage, classes: Classes | None, players: dict[str, Trained], batches: Iterator[Batch]
 ) -> dict[str, float]:
     """All evaluations that the stage names, in one pass over the batches; equal on all ranks."""
     engine = next(iter(players.values())).engine
-    engine.eval()
-    with torch.no_grad():
+    for one in players.values():
+        one.engine.eval()
+    with torch.no_grad(), ExitStack() as stack:
+        for one in players.values():
+            stack.enter_context(averaged(one.engine))
         found = evaluators(stage.metrics, classes, lambda texts: engine("embed_texts", {}, texts=texts))
         metrics = evaluated(found, batches, lambda batch: engine("embed", batch))
-    engine.train()
+    for one in players.values():
+        one.engine.train()
     return metrics
-
-
-def memory_gb(device: torch.device) -> float:
-    """Peak memory of this rank: on the GPU the allocator's, on the CPU the resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lumiray.system import Optimizer
+from lumiray.system import Player
 from lumiray.train.engine_settings import offloaded
 
 FP32 = 4  # bytes
@@ -93,9 +93,9 @@ class State:
         return State(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def moments_of(optimizer: Optimizer) -> int:
-    """Tensors that an optimizer keeps per parameter."""
-    return 0 if optimizer.name == "sgd" else 2
+def moments_of(player: Player) -> int:
+    """Tensors that an optimizer keeps per parameter, and the average of the weights if there is one."""
+    return 2 * (player.optimizer.name != "sgd") + (player.ema is not None)
 
 
 def state_memory(sizes: Sequence[Size], cut: Cut) -> State:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lumiray.config import RunConfig
+from lumiray.errors import UserError
 from lumiray.system import Optimizer, Player, Schedule, Stage
 from lumiray.train.schedule import check_schedule
 from lumiray.train.sizes import Sizes
@@ -43,6 +44,20 @@ def check_recipe(run: RunConfig, stage: Stage, steps: int) -> None:
     """
     for player in stage.players:
         check_schedule(resolved_player(player, run).schedule, steps)
+        check_zero(player, run.zero or 0)
+
+
+def check_zero(player: Player, zero: int) -> None:
+    """Refuse a ZeRO stage under which a player's losses cannot be computed.
+
+    Raises:
+        UserError: names the player.
+    """
+    if zero == 3 and player.inner_gradients:
+        raise UserError(
+            f"--zero 3 cannot train {player.name}: its losses take gradients within the forward pass (an adaptive "
+            "weight), and ZeRO 3 has the parameters only for a moment each. Take --zero 2."
+        )
 
 
 def scaled_lr(run: RunConfig, stage: Stage, sizes: Sizes) -> float | None:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lumiray.system import Batch, Player, System
+from lumiray.system import Batch, Player, Stage, System
 from lumiray.train.engine import PlayerModule, combine
 from lumiray.train.meter import Meter
 
@@ -40,11 +40,18 @@ class Cost:
 
 
 def rehearse(
-    system: System, player: Player, micro_batch: Mapping[str, Any], micro_batches: int, ranks: int, precision: str
+    system: System,
+    stage: Stage,
+    player: Player,
+    micro_batch: Mapping[str, Any],
+    micro_batches: int,
+    ranks: int,
+    precision: str,
 ) -> Cost:
     """Measure one step of a player, on networks from `networks_without_memory`; they are of no use afterwards.
 
     Args:
+        stage: what the players before this one leave in the batch is there.
         micro_batch: arrays of any number of rows at least 1, as (shape, torch dtype) by name.
         micro_batches: that this worker runs in a step.
 
@@ -55,21 +62,36 @@ def rehearse(
         for name, network in system.networks.items():
             without_values(network, DTYPES[precision if name in player.networks else "fp32"])
         batch = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in micro_batch.items()}
+        add_what_others_leave(system, stage, player, batch)
         module = PlayerModule(system, player)
         for value in module.parameters():
             if value.requires_grad:
                 value.register_post_accumulate_grad_hook(_drop_gradient)
         meter = Meter(iter([*system.networks.parameters(), *system.networks.buffers(), *batch.values()]))
         with meter:
-            work = one_step(module, batch, micro_batches, lambda: meter.flops)
+            work = one_step(module, batch, micro_batches, step_with_all(stage), lambda: meter.flops)
     rows = len(next(iter(batch.values())))
     return Cost(meter.most, work / (rows * micro_batches))
 
 
-def one_step(module: PlayerModule, batch: Batch, micro_batches: int, clock: Any) -> float:
+def step_with_all(stage: Stage) -> int:
+    """The first step of a stage at which all of its players may move."""
+    return max(one.start for one in stage.players)
+
+
+def add_what_others_leave(system: System, stage: Stage, player: Player, batch: Batch) -> None:
+    """Put into a batch what the players before this one leave there."""
+    for one in stage.players[: [other.name for other in stage.players].index(player.name)]:
+        if not one.global_batch:
+            with torch.no_grad():
+                batch.update(PlayerModule(system, one)("losses", batch, scale=1.0, step=step_with_all(stage))[2])
+
+
+def one_step(module: PlayerModule, batch: Batch, micro_batches: int, step: int, clock: Any) -> float:
     """The passes of `step.accumulate`, each run once for one micro-batch.
 
     Args:
+        step: of the stage, 0-based.
         clock: gives a number that grows with the work that is done.
 
     Returns:
@@ -77,7 +99,7 @@ def one_step(module: PlayerModule, batch: Batch, micro_batches: int, clock: Any)
     """
     player, begin = module.player, clock()
     if not player.global_batch or micro_batches == 1:
-        call = {"call": "contrast", "masters": None} if player.global_batch else {"call": "losses"}
+        call = {"call": "contrast", "masters": None} if player.global_batch else {"call": "losses", "step": step}
         module(batch=batch, scale=1.0, **call)[0].backward()
         return float((clock() - begin) * micro_batches)
     with torch.no_grad():

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lumiray.errors import RunFailure, UserError
+from lumiray.train.average import AVERAGE
 from lumiray.train.checkpoint_files import fetched, open_tensors
 from lumiray.train.fragments import load_fragments, load_frozen_state
 from lumiray.train.frozen import buffers, own_part
@@ -185,8 +186,9 @@ def export_model(manifest: Manifest) -> dict[str, Tensor]:
     """Whole weights and buffers of all players, without any engine or process group.
 
     Returns:
-        stored name -> tensor of its shape on the CPU: weights in fp32 (trained ones from the master values), other
-        tensors in their own dtype.  Tied weights appear under every name that they have.
+        stored name -> tensor of its shape on the CPU: weights in fp32 (trained ones averaged where the run averages
+        them, else the master values), other tensors in their own dtype.  Tied weights appear under every name that
+        they have.
 
     Raises:
         RunFailure: a file is damaged.
@@ -197,7 +199,8 @@ def export_model(manifest: Manifest) -> dict[str, Tensor]:
             saved = SavedState(manifest, player, stack)
             saved.fetch((name, 0, tensor.size) for name, tensor in one.tensors.items())
             for name, tensor in one.tensors.items():
-                value = saved.values(name, KINDS[tensor.kind], 0, tensor.size).clone().view(tensor.shape)
+                key = AVERAGE if AVERAGE in saved.moments(name) else KINDS[tensor.kind]
+                value = saved.values(name, key, 0, tensor.size).clone().view(tensor.shape)
                 found[name] = value.float() if value.is_floating_point() and tensor.kind != "buffer" else value
         found |= {alias: found[name] for alias, name in one.aliases.items()}
     return found

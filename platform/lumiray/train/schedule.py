@@ -7,7 +7,7 @@ import math
 from lumiray.errors import UserError
 from lumiray.system import Schedule
 
-NAMES = ("cosine", "constant", "constant-cooldown")
+NAMES = ("cosine", "constant", "constant-cooldown", "steps")
 
 
 def check_schedule(schedule: Schedule, total_steps: int) -> None:
@@ -35,7 +35,10 @@ def learning_rate(schedule: Schedule, lr: float, step: int, total_steps: int) ->
     if step < warmup:
         return lr * (step + 1) / warmup
     if schedule.name == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup))) * lr
+        part = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+        return schedule.floor + part * (lr - schedule.floor)
+    if schedule.name == "steps":
+        return lr * schedule.factor ** sum(step >= one for one in schedule.milestones)
     start = total_steps - cooldown
     if schedule.name == "constant-cooldown" and step >= start:
         left = (1 - (step - start) / cooldown) ** schedule.cooldown_power

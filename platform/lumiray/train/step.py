@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lumiray.system import Batch
-from lumiray.train.engine import PlayerModule, backward, combine, discard_gradients
+from lumiray.train.engine import PlayerModule, Sums, backward, combine, discard_gradients
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,6 @@ class StepPlace:
     step: int
     num_micro_batches: int  # of the global batch, over all ranks
     num_ranks: int
-
-
-Sums = dict[str, tuple[Tensor, Tensor]]  # term -> (sum, count) on this rank
 
 
 def seed_forward(place: StepPlace, number: int) -> None:
@@ -75,12 +72,13 @@ def _within_micro_batches(engine: Any, micro_batches: Sequence[MicroBatch], plac
     for micro in micro_batches:
         seed_forward(place, micro.number)
         engine.set_gradient_accumulation_boundary(micro is micro_batches[-1])
-        loss, sums = engine("losses", micro.tensors, scale=scale)
+        loss, sums, left = engine("losses", micro.tensors, scale=scale, step=place.step)
+        micro.tensors.update(left)  # for the players that move after this one
         finite = finite and finite_everywhere(loss)
         backward(engine, loss if finite else loss * math.nan)
-        for name, (total, count) in sums.items():
+        for name, (total, count, weight) in sums.items():
             before = totals.get(name, (0.0, 0.0))
-            totals[name] = (before[0] + total, before[1] + count)
+            totals[name] = (before[0] + total, before[1] + count, weight)
     if not finite:
         discard_gradients(engine)
         return None
@@ -167,7 +165,7 @@ def reduce_sums(sums: Sums) -> dict[str, float]:
     """Terms as means over the cluster's batch: one collective for all of them."""
     if not sums:
         return {}
-    flat = torch.stack([part.reshape(()) for pair in sums.values() for part in pair])
+    flat = torch.stack([part.reshape(()) for total, count, _ in sums.values() for part in (total, count)])
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(flat)
     values = flat.tolist()

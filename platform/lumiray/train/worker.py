@@ -120,7 +120,8 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     from lumiray.system import stage_named
     from lumiray.train.board import StopWatch
     from lumiray.train.checkpoint import Checkpointer, restore
-    from lumiray.train.loop import Counters, Loop, Place, Surroundings, make_players
+    from lumiray.train.loop import Loop, Place, Surroundings
+    from lumiray.train.players import Counters, make_players
     from lumiray.train.progress import Progress
 
     run = spec.job.run
@@ -134,7 +135,7 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     flops = system.flops_per_sample(stage_named(system, spec.stage)) if rank == 0 else None
     stage = stage_named(system, spec.stage)  # again: names without decay are known once networks exist
     spec.marks.reach("networks")
-    players = make_players(system, stage, run, place)
+    players = make_players(system, stage, run, place.global_batch_size // num_ranks, device)
     spec.marks.reach("engines")
     best = run.checkpoint.best
     checkpointer = Checkpointer(
@@ -166,7 +167,7 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     )
     loop = Loop(run, place, stage, players, around, spec.classes)
     if position is not None:
-        loop.counters = Counters(**{name: int(value) for name, value in position.items()})
+        loop.counters = Counters(**position)
     watch = StopWatch(board)
     try:
         done = loop.train(watch.stop_requested)

@@ -39,7 +39,7 @@ class Numbered(System):
         self.networks = nn.ModuleDict({"clock": Clock()})
         return self.networks
 
-    def losses(self, player: str, batch: Batch) -> dict[str, Term]:
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
         """One term that moves the clock by a step; which rows are there is recorded."""
         from numbered.clock import record
 
