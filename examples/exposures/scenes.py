@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "low_light")]
 
 from pairs import GAMMA, NOISE, Darkening, write_pairs
-from photographs import PHOTOGRAPHS, photograph, squares
+from split_photographs import PHOTOGRAPHS, photograph, squares
 
 EXPOSURES = ((0.08, 0.14), (0.14, 0.24), (0.24, 0.40))  # ranges, one for each picture of a scene
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from photographs import PHOTOGRAPHS, photograph, squares
+from split_photographs import PHOTOGRAPHS, photograph, squares
 
 VERSIONS = {"train": 2, "held-out": 3}  # darkenings of every training square and held-out photograph
 EXPOSURE, GAMMA, NOISE = (0.2, 0.25), (1.2, 1.4), (3.0, 4.0)  # ranges; the noise in levels of 255

@@ -397,5 +397,5 @@ def test_a_step_is_rehearsed_without_memory() -> None:
     system = PairlieSystem(TINY)
     (stage,) = system.stages()
     networks_without_memory(system, stage)
-    cost = rehearse(system, stage.players[0], {"exposures": ((2, 2, 3, 24, 24), torch.uint8)}, 1, 1, "bf16")
+    cost = rehearse(system, stage, stage.players[0], {"exposures": ((2, 2, 3, 24, 24), torch.uint8)}, 1, 1, "bf16")
     assert cost.flops > 0 and cost.bytes > 0

@@ -28,7 +28,7 @@ class PairlieConfig:
     projection_weight: float = 500.0
     """Weight of the squared difference of picture and projected picture (card pairlie, Losses)."""
     exponent: float = 0.2
-    """Power of the illumination in use, not in training; smaller is brighter, 0.14 for LOL (card pairlie, Inference)."""
+    """Power of the illumination in use, not training; smaller is brighter, 0.14 for LOL (card pairlie, Inference)."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that no part of the training could use, by option.

@@ -6,6 +6,7 @@ Attributes have the names of the published checkpoints: N is the projection, L t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,7 +48,7 @@ class Stack(nn.Module):
         super().__init__()
         channels = [3, *[width] * (CONVOLUTIONS - 1), outputs]
         layers: list[nn.Module] = []
-        for inputs, following in zip(channels, channels[1:]):
+        for inputs, following in pairwise(channels):
             layers += [nn.ReflectionPad2d(1), nn.Conv2d(inputs, following, 3), nn.ReLU()]
         self.name = name
         self.add_module(name, nn.Sequential(*layers[:-1]))  # a sigmoid in place of the last ReLU
@@ -78,7 +79,7 @@ class PairLIE(nn.Module):
         return Layers(self.L_net(projected), self.R_net(projected), projected)
 
     def reflectance(self, pictures: Tensor) -> Tensor:
-        """The reflectance alone, fp32 `(B, 3, H, W)`: of the second picture of a pair no term reads the illumination."""
+        """The reflectance alone, fp32 `(B, 3, H, W)`: no term reads the illumination of a pair's second picture."""
         return self.R_net(self.N_net(pictures))
 
 

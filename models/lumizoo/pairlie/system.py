@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -105,15 +106,15 @@ class PairlieSystem(System):
         Raises:
             UserError: not a picture, or values outside [0, 1].
         """
-        found: dict[str, Tensor] = {}
+        layers: Layers | None = None
 
-        def illumination(given: Tensor) -> Tensor:
-            layers = self._layers(given)
-            found.update(reflectance=layers.reflectance, projected=layers.projected)
-            return layers.illumination.expand(-1, 3, -1, -1)
+        def part(name: str, given: Tensor) -> Tensor:
+            nonlocal layers
+            layers = layers or self._layers(given)  # once for all parts
+            return getattr(layers, name).expand(-1, 3, -1, -1)
 
-        parts = {"illumination": through(pictures, illumination, self.truncates)}
-        return parts | {name: through(pictures, lambda _, one=one: one, self.truncates) for name, one in found.items()}
+        names = ("illumination", "reflectance", "projected")
+        return {name: through(pictures, partial(part, name), self.truncates) for name in names}
 
     def _restored(self, pictures: Tensor) -> Tensor:
         """fp32 `(B, 3, H, W)` in [0, 1] to the same."""
