@@ -50,7 +50,8 @@ def start(folder: str) -> dict[str, float]:
 
     from lumiray.command import parse
     from lumiray.data.parallel import open_shards
-    from lumiray.train.launch import check_job, make_stream
+    from lumiray.train.checks import check_job
+    from lumiray.train.launch import make_stream
 
     imported = time.perf_counter()
     options = ("--shards", folder, "--output", f"{folder}/run", "--epochs", "1", "--warmup", "0")

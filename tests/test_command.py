@@ -77,7 +77,7 @@ def test_options_on_the_line_win_over_the_file_wherever_it_stands(
 
 
 def test_the_configuration_that_a_run_wrote_repeats_it_exactly(tmp_path: Path) -> None:
-    job = dataclasses.replace(all_changed(), run=dataclasses.replace(all_changed().run, resume="auto"))
+    job = dataclasses.replace(all_changed(), run=dataclasses.replace(all_changed().run, resume="auto", start_from=None))
     (tmp_path / "config.yaml").write_text(to_yaml(job))
     assert parsed("--config", str(tmp_path / "config.yaml")) == job
 

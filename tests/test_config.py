@@ -55,7 +55,6 @@ def test_what_can_work_passes(values: dict[str, Any]) -> None:
         ({"shards": None}, "--shards is missing"),
         ({"shards": ""}, "--shards is missing"),
         ({"output": None}, "--output is missing"),
-        ({"steps": None}, "Give --steps or --epochs, one of the two"),
         ({"epochs": 1.0}, "Give --steps or --epochs, one of the two"),
         ({"steps": None, "epochs": 0.0}, "--epochs is 0.0; it must be above 0."),
         ({"steps": None, "epochs": -1.0}, "--epochs is -1.0"),

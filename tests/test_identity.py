@@ -13,7 +13,7 @@ from lumiray.config import JobConfig, RunConfig
 from lumiray.data.plan import Plan, PlanSettings, Source
 from lumiray.errors import UserError
 from lumiray.identity import compare, data_identity, identity
-from lumiray.train.launch import refuse_other_run, stored_run
+from lumiray.train.checks import refuse_other_run, stored_run
 from lumiray.train.manifest import Manifest, encode
 from lumiray.train.sizes import Sizes
 from tests.settings import all_changed, changed, default_job, options
@@ -25,6 +25,8 @@ DERIVED = {
     "steps",
     "epochs",
     "epochs_of",
+    "stage",
+    "stage_steps",
     "global_batch_size",
     "micro_batch_size",
 }  # in it as what they amount to
@@ -39,7 +41,7 @@ CARRIED_OUT = {
 
 
 def of(job: JobConfig, digest: str = "d1", sizes: Sizes = SIZES, steps: int = 10) -> dict[str, Any]:
-    return identity(job, {"data": digest}, sizes, steps)
+    return identity(job, "pretrain", {"data": digest}, sizes, steps)
 
 
 @pytest.mark.parametrize("name", list(options("clip")))

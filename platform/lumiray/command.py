@@ -22,6 +22,7 @@ from lumiray.option_kinds import option_kinds
 from lumiray.registry import config_class, slugs
 from lumiray.settings_file import job_from, read_settings
 
+SHORT = {"--from": "--start-from"}  # `from` is a word of Python, so no field can be called so
 EXAMPLE = r"\n\s*\n|\n(?=\s*python )"  # tyro fills lines as prose; an example stays a paragraph of its own
 
 
@@ -60,6 +61,7 @@ def parse(slug: str, arguments: Sequence[str], description: str = "") -> Parsed:
         UserError: the YAML names something unknown, or two options disagree.
         SystemExit: the line was refused (2), or help was printed (0).
     """
+    arguments = [_long(one) for one in arguments]
     url = value_of(arguments, "--config")
     default = job_from(slug, read_settings(url) if url else {}, f"--config {url}")
     flat = tyro.conf.arg(name="")
@@ -77,7 +79,14 @@ def parse(slug: str, arguments: Sequence[str], description: str = "") -> Parsed:
     weights = getattr(job.system, "weights", None)
     if weights and job.run.resume not in ("auto", "never"):
         raise UserError("--weights and --resume PATH both say where weights come from; leave one out.")
+    if weights and job.run.start_from:
+        raise UserError("--weights and --from both say where weights come from; leave one out.")
     return Parsed(job, found.asked.dry_run)
+
+
+def _long(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return SHORT.get(name, name) + equals + value
 
 
 def _system_field(slug: str, default: Any) -> tuple[str, Any, Any]:

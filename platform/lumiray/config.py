@@ -83,6 +83,22 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class FinetuneConfig:
+    """What of the networks is trained, and how fast.  Patterns are the shell's, over stored names: 'net.first.*'."""
+
+    freeze: tuple[str, ...] = ()
+    """Patterns of weights that stay as they are."""
+    lr_factor: tuple[str, ...] = ()
+    """Learning rates of their own, PATTERN=FACTOR; where several fit a weight, the last one counts."""
+    adapter_rank: int = 0
+    """Trains low-rank adapters of this rank beside linear layers and convolutions, their network frozen; 0: none."""
+    adapter_alpha: float = 0.0
+    """Adapters count alpha / rank; 0 takes the rank, so that they count 1."""
+    adapt: tuple[str, ...] = ("*",)
+    """Patterns of the layers that get adapters."""
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """When checkpoints are written and which stay."""
 
@@ -138,10 +154,16 @@ class RunConfig:
     """Rows of one optimizer step over all workers; the published number if not given."""
     micro_batch_size: int | None = None
     """Rows of one forward pass; divides the global batch. If not given: as published, or one pass per worker."""
+    stage: str | None = None
+    """Of a system with several stages the one to train; if not given, all of them in their order, in OUTPUT/STAGE."""
+    start_from: str | None = None
+    """Output of the run whose weights this one starts from (--from): of the stage before, or of the same stage."""
     steps: int | None = None
-    """Length of the run in optimizer steps; this or --epochs is needed."""
+    """Length of the run in optimizer steps; this or --epochs is needed where no length is published."""
     epochs: float | None = None
-    """Length of the run in passes over the training shards; this or --steps is needed."""
+    """Length of the run in passes over the training shards, in place of --steps."""
+    stage_steps: tuple[str, ...] = ()
+    """Steps of single stages where all are trained: STAGE=STEPS, such as vqgan=1000."""
     epochs_of: str | None = None
     """With --mix: the source whose passes --epochs counts."""
     zero: Literal[0, 1, 2, 3] | None = None
@@ -165,6 +187,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -188,7 +211,7 @@ def check_run(run: RunConfig) -> None:
     sources = training_sources(run.shards, run.mix)
     if not run.output:
         raise UserError("--output is missing: say where the run's results go (folder or s3://).")
-    if (run.steps is None) == (run.epochs is None):
+    if run.steps is not None and run.epochs is not None:
         raise UserError("Give --steps or --epochs, one of the two: they both say how long the run is.")
     if run.epochs is not None:
         counting_source(sources, run.epochs_of)
@@ -218,6 +241,8 @@ def _check_numbers(run: RunConfig) -> None:
         "warmup": run.warmup,
         "retries": run.retries,
         "data.decoders": data.decoders,
+        "finetune.adapter-rank": run.finetune.adapter_rank,
+        "finetune.adapter-alpha": run.finetune.adapter_alpha,
         "evaluate.every": run.evaluate.every,
         "evaluate.batch-size": run.evaluate.batch_size,
         "engine.clip-norm": run.engine.clip_norm,
@@ -265,5 +290,9 @@ def _check_pairs(run: RunConfig) -> None:
         raise UserError("--engine.offload-optimizer needs --zero 1 or more.")
     if "nvme" in (engine.offload_optimizer, engine.offload_parameters) and not engine.nvme_path:
         raise UserError("nvme offload needs --engine.nvme-path: a folder on a fast local disk.")
+    if run.finetune.adapter_alpha and not run.finetune.adapter_rank:
+        raise UserError("--finetune.adapter-alpha needs --finetune.adapter-rank: there are no adapters without it.")
+    if run.finetune.adapt != FinetuneConfig.adapt and not run.finetune.adapter_rank:
+        raise UserError("--finetune.adapt needs --finetune.adapter-rank: there are no adapters without it.")
     if engine.compile and run.zero == 3:
         raise UserError("--engine.compile works with --zero 0 to 2; ZeRO 3 repartitions what was compiled.")

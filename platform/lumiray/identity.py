@@ -17,11 +17,11 @@ OUTSIDE = {
     *("shards", "mix", "epochs_of", "global_batch_size", "micro_batch_size", "checkpoint", "evaluate", "log", "zero"),
     *("data.decoders", "data.index", "data.cache", "data.cache_gb", "data.bad_rows", "data.bad_rows_limit"),
     *("engine.offload_optimizer", "engine.offload_parameters", "engine.nvme_path", "engine.deepspeed"),
-    *("engine.compile",),
+    *("engine.compile", "stage", "stage_steps"),
 }
 
 
-def identity(job: JobConfig, data: Mapping[str, Any], sizes: Sizes, total_steps: int) -> dict[str, Any]:
+def identity(job: JobConfig, stage: str, data: Mapping[str, Any], sizes: Sizes, total_steps: int) -> dict[str, Any]:
     """Plain values by dotted name: version, data, sizes, and every setting that changes the result.
 
     Args:
@@ -30,6 +30,7 @@ def identity(job: JobConfig, data: Mapping[str, Any], sizes: Sizes, total_steps:
     found = {
         "version": __version__,
         "system": job.slug,
+        "stage": stage,
         **data,
         "global_batch_size": sizes.global_batch_size,
         "micro_batch_size": sizes.micro_batch_size,

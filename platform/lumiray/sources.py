@@ -59,6 +59,23 @@ def training_sources(shards: str | None, mix: Sequence[str]) -> tuple[NamedShard
     return sources
 
 
+def needed_sources(sources: Sequence[NamedShards], needed: Sequence[str], what: str) -> tuple[NamedShards, ...]:
+    """The sources that a stage names, in its order; all of them where it names none.
+
+    Args:
+        what: system and stage, for messages.
+
+    Raises:
+        UserError: one of them is not given.
+    """
+    named = {source.name: source for source in sources}
+    missing = [name for name in needed if name not in named]
+    if missing:
+        example = " ".join(f"{name}=1:SHARDS" for name in needed)
+        raise UserError(f"{what} needs shards of {' and of '.join(needed)}, each by its name: --mix {example}.")
+    return tuple(named[name] for name in needed) or tuple(sources)
+
+
 def counting_source(sources: Sequence[NamedShards], name: str | None) -> str:
     """The source whose passes --epochs counts.
 

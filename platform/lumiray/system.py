@@ -150,6 +150,8 @@ class Stage:
         start: the stage whose result this one starts from, or None.
         sources: names of the sources of rows that it needs (`--mix`), in this order: `batch["source"]` counts
             them.  Empty: whatever there are.
+        derives: name of the source whose rows the networks of the stage before add to (`System.derived`), once,
+            before this stage begins.
         steps: published length in optimizer steps, or None where the user says it.
         evaluation_batch_size: rows of an evaluation's forward where the user names no other number; 1 where
             whole pictures are evaluated, for they may differ in size.  None: as many as in training.
@@ -166,6 +168,7 @@ class Stage:
     evaluation_batch_size: int | None = None
     metrics: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    derives: str | None = None
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,14 @@ class System(ABC):
         """
         own = self.networks.state_dict()
         return {name: value for name, value in state.items() if name in own}
+
+    def derived(self, stage: Stage, row: Row) -> dict[str, bytes]:
+        """Parts of a row of `stage.derives`, with what the networks of the stage before add; these are in eval mode.
+
+        Raises:
+            BadRow: the row cannot be used.
+        """
+        raise TypeError(f"{self.slug}: nothing is derived for {stage.name}")
 
     def moves(self, player: Player, step: int) -> bool:
         """Whether a player moves at a 0-based step of its stage; must not depend on anything else."""

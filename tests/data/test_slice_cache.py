@@ -28,7 +28,8 @@ from lumiray.data.index import ShardSet
 from lumiray.data.plan import Plan, PlanSettings, Source
 from lumiray.data.slice_cache import FOLDER, SliceCache
 from lumiray.system import BadRow, Row
-from lumiray.train.launch import check_job, independent_of_here, make_stream
+from lumiray.train.checks import check_job, independent_of_here
+from lumiray.train.launch import make_stream
 from lumiray.train.reading import open_here
 
 COUNTS = [40, 33, 0, 1]  # 3 + 3 + 0 + 1 slices

@@ -145,8 +145,9 @@ def test_a_bad_row_that_may_not_be_replaced_is_the_whole_message(
     """As a worker meets it: raised in a decoder, wrapped by Ray's tasks and by Ray Data."""
     from lumiray.data.parallel import open_shards
     from lumiray.data.stream import Decoders, items
+    from lumiray.train.checks import check_job
     from lumiray.train.failure import user_error_behind
-    from lumiray.train.launch import check_job, make_stream
+    from lumiray.train.launch import make_stream
 
     options = (*TRAINING, "--shards", str(shards), "--output", str(tmp_path), "--epochs", "1")
     job = parse("clip", (*options, "--data.bad-rows", "fail")).job
@@ -191,7 +192,8 @@ def test_weights_that_would_run_a_command_are_refused_and_run_nothing(
 
 def refused(capsys: pytest.CaptureFixture[str], *options: str, cluster: bool = False) -> tuple[int, str]:
     """Exit code and message of a job in this process: its checks, and what follows where there is a cluster."""
-    from lumiray.train.launch import check_job, train
+    from lumiray.train.checks import check_job
+    from lumiray.train.launch import train
 
     def act() -> None:
         job = parse("clip", options).job

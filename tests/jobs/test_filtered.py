@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import start_job
 from tests.jobs.test_bad_input import NO_CAPTION, NO_PICTURE, ROWS, TRAINING, USUAL, refused, shard
 
+from lumiray.train.checks import check_job
 from lumiray.train.dry_run import describe_job
-from lumiray.train.launch import check_job
 
 SPOILT = {ROWS + NO_PICTURE, ROWS + NO_CAPTION}
 KEPT = 2 * ROWS - len(SPOILT) - 16  # rows that are whole and not of the 16 small ones

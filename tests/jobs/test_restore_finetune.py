@@ -158,7 +158,8 @@ def test_pictures_of_several_sizes_in_one_evaluation_batch_are_one_clear_mistake
     from lumiray.command import parse
     from lumiray.data.decoder import Decoder
     from lumiray.data.entries import EVALUATE, Entry
-    from lumiray.train.launch import check_job, make_stream
+    from lumiray.train.checks import check_job
+    from lumiray.train.launch import make_stream
     from lumiray.train.reading import open_here
 
     def stream(*options: str) -> StreamSpec:

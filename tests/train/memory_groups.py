@@ -113,7 +113,7 @@ def measured(root: str, stage: int, precision: str, optimizer: str, micro_batche
         with Allocations() as backward:
             for micro in range(micro_batches):
                 engine.set_gradient_accumulation_boundary(micro == micro_batches - 1)
-                loss, _ = engine("losses", {"rows": torch.randn(2, WIDTH)}, scale=1.0)
+                loss, *_ = engine("losses", {"rows": torch.randn(2, WIDTH)}, scale=1.0, step=0)
                 engine.backward(loss)
                 del loss
         waiting = alive()

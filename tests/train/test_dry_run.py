@@ -24,8 +24,9 @@ from lumiray.errors import UserError
 from lumiray.registry import system as make_system
 from lumiray.system import stage_named
 from lumiray.train import dry_run, estimate, reading
+from lumiray.train.checks import check_job
 from lumiray.train.dry_run import describe_job
-from lumiray.train.launch import check_job, make_stream
+from lumiray.train.launch import make_stream
 from lumizoo.clip.config import ClipConfig
 
 

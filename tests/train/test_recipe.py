@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from lumiray.config import OptimizerConfig, RunConfig
 from lumiray.errors import UserError
 from lumiray.system import Optimizer, Player, Record, Schedule, Stage
-from lumiray.train.recipe import check_recipe, resolved_player, scaled_lr
+from lumiray.train.recipe import check_recipe, resolved_player, run_length, scaled_lr
 from lumiray.train.schedule import NAMES, check_schedule, learning_rate
 from lumiray.train.sizes import Sizes
 
@@ -131,3 +132,18 @@ def test_a_cosine_ends_at_its_floor_and_steps_fall_at_their_milestones() -> None
     falling = rates(Schedule("steps", milestones=(3, 30), factor=0.1))
     assert falling[2:4] == pytest.approx([PEAK, 0.1 * PEAK])
     assert falling[29:31] == pytest.approx([0.1 * PEAK, 0.01 * PEAK])
+
+
+def test_a_run_is_as_long_as_the_user_says_else_as_published() -> None:
+    published = replace(STAGE, steps=700)
+    assert run_length(RunConfig(), published) == 700
+    assert run_length(RunConfig(steps=3), published) == 3
+    assert run_length(RunConfig(epochs=2.0), published) is None
+    with pytest.raises(UserError, match="Give --steps or --epochs"):
+        run_length(RunConfig(), STAGE)
+
+
+def test_players_of_several_rates_are_not_scaled_by_one_rule() -> None:
+    both = replace(STAGE, players=(PLAYER, Player("critic", ("critic",), Optimizer(lr=1e-3))))
+    with pytest.raises(UserError, match="the players of a have rates of their own"):
+        scaled_lr(RunConfig(optimizer=OptimizerConfig(lr_rule="linear")), both, Sizes(200, 10, 1))

@@ -14,7 +14,10 @@ import psutil
 import torch
 
 from lumiray.config import JobConfig, RunConfig
+from lumiray.registry import system as make_system
 from lumiray.storage import is_s3
+from lumiray.system import stage_named
+from lumiray.train.chain import stage_jobs
 from lumiray.train.estimate import Job, core_seconds_per_row, measure, rows_on_device, saved_bytes, state_of
 from lumiray.train.flops import PEAKS
 from lumiray.train.progress import duration
@@ -29,18 +32,26 @@ LESS_MEMORY = "lower --micro-batch-size, turn on --grad-checkpointing or raise -
 
 
 def describe_job(job: JobConfig) -> str:
-    """Steps, memory, cores, reads and checkpoints of a job, as text.
+    """Steps, memory, cores, reads and checkpoints of a job, as text; of every stage that it would train.
 
     Raises:
         UserError: whatever the job itself would refuse.
     """
+    return "\n".join([*("\n".join(describe_stage(one)) for one in stage_jobs(job)), "", "Nothing was started."])
+
+
+def describe_stage(job: JobConfig) -> list[str]:
+    """The lines of one stage."""
+    stage = stage_named(make_system(job.slug, job.system), job.run.stage)
+    if stage.derives:
+        return [f"{job.slug}/{stage.name}: not measured; its rows of {stage.derives} come from {stage.start}"]
     measured = measure(job)
     lines = [networks(measured), memory(measured), data(measured), checkpoints(measured)]
     if measured.flops is not None:
         lines += ["", *speed_table(measured, measured.flops)]
     else:
         lines.append(f"speed         not known: one step could not be rehearsed ({measured.obstacle})")
-    return "\n".join([*lines, "", "Nothing was started."])
+    return lines
 
 
 def networks(job: Job) -> str:

@@ -11,7 +11,7 @@ product of fresh features and that gradient, whose backward is the exact gradien
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +26,9 @@ from lumiray.system import Batch, Player, Scope, System, Term
 from lumiray.train.average import start_average
 from lumiray.train.engine_settings import deepspeed_settings, offloaded
 from lumiray.train.fragments import start_fresh
-from lumiray.train.recipe import check_zero
+from lumiray.train.recipe import check_zero, factor_of, rate_factors
 
+FACTOR = "lr_factor"  # of a parameter group
 Sums = dict[str, tuple[Tensor, Tensor, float]]  # term -> (sum, count, weight) on this rank
 
 
@@ -162,20 +163,17 @@ def _device_of(batch: Batch) -> torch.device:
     return next(iter(batch.values())).device
 
 
-def make_optimizer(module: nn.Module, player: Player, offload: bool) -> Any:
-    """The torch optimizer that DeepSpeed wraps: two groups, with and without weight decay."""
+def make_optimizer(module: nn.Module, player: Player, offload: bool, factors: Sequence[tuple[str, float]] = ()) -> Any:
+    """The torch optimizer that DeepSpeed wraps: groups with and without weight decay, for every factor of the rate."""
     trained = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
     if not trained:
         raise UserError(f"Player {player.name!r} has nothing to train: every parameter is locked.")
     settings = player.optimizer
-    groups = [
-        {
-            "params": [value for name, value in trained if name not in player.no_decay],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": [value for name, value in trained if name in player.no_decay], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    kinds: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, value in trained:
+        decay = 0.0 if name in player.no_decay else settings.weight_decay
+        kinds.setdefault((factor_of(name, factors), decay), []).append(value)
+    groups = [{"params": members, "weight_decay": decay, FACTOR: factor} for (factor, decay), members in kinds.items()]
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr)
     if offload:
@@ -226,7 +224,7 @@ def make_engine(system: System, player: Player, run: RunConfig, rows_per_rank: i
     try:
         engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=make_optimizer(module, player, offload),
+            optimizer=make_optimizer(module, player, offload, rate_factors(run.finetune)),
             config=settings,
             dist_init_required=False,
         )
@@ -260,7 +258,7 @@ def gradient_norm(engine: Any) -> float | None:
 def set_learning_rate(engine: Any, rate: float) -> None:
     """Write the rate into every parameter group (before the step's forward pass, as published)."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(FACTOR, 1.0)
 
 
 def backward(engine: Any, loss: Tensor) -> None:

@@ -12,10 +12,12 @@ from lumiray.config import JobConfig, RunConfig
 from lumiray.data.entries import StreamSpec
 from lumiray.registry import system as make_system
 from lumiray.system import Player, Stage, System, stage_named
+from lumiray.train.checks import Checked, check_job
 from lumiray.train.cluster import share_out
 from lumiray.train.engine import PlayerModule
 from lumiray.train.engine_settings import deepspeed_settings
-from lumiray.train.launch import Checked, check_job, make_stream
+from lumiray.train.finetune import apply_finetuning
+from lumiray.train.launch import make_stream
 from lumiray.train.memory import FP32, Cut, Size, State, checkpoint_bytes, moments_of, state_memory
 from lumiray.train.reading import Reading, measure_reading, open_here
 from lumiray.train.recipe import resolved_player
@@ -73,12 +75,13 @@ class Job:
 
 def measure(job: JobConfig) -> Job:
     """Check the job, look at its rows, rehearse a step."""
-    checked = check_job(job)
+    checked = check_job(job, start=False)  # of several stages, the one before may not have been trained yet
     run = checked.job.run
     if run.device == "cpu":
         share_out(run, checked.sizes.workers, {"CPU": float(os.cpu_count() or 1)})  # refuses what CPUs cannot do
     system = make_system(checked.job.slug, checked.job.system)
     networks_without_memory(system, stage_named(system, checked.stage.name))
+    apply_finetuning(system, stage_named(system, checked.stage.name), run.finetune)
     stage = stage_named(system, checked.stage.name)  # again: networks exist now
     stream = make_stream(checked, open_here)
     reading = measure_reading(stream, checked.sizes.workers)

@@ -11,36 +11,53 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
-from lumiray.config import JobConfig, check_run
+from lumiray.config import JobConfig
 from lumiray.data.entries import StreamSpec
-from lumiray.data.filter import Filter, parse_filter
+from lumiray.data.filter import Filter
 from lumiray.data.index import ShardSet
-from lumiray.data.listing import Listed, find, split_patterns
+from lumiray.data.listing import Listed
 from lumiray.data.plan import Plan, PlanSettings, Source
 from lumiray.data.slice_cache import SliceCache
-from lumiray.data.survivors import check_table
 from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
-from lumiray.evaluate.classes import Classes, read_classes
-from lumiray.identity import compare, data_identity, identity
-from lumiray.registry import system as make_system
+from lumiray.identity import data_identity, identity
 from lumiray.settings_file import to_yaml
-from lumiray.sources import NamedShards, counting_source, training_sources
-from lumiray.storage import NoBucket, NotThere, absolute, join, open_url, read_bytes, without_secrets, write_atomically
-from lumiray.system import Stage, stage_named
-from lumiray.train.engine_settings import own_settings
+from lumiray.sources import counting_source
+from lumiray.storage import join, open_url, without_secrets, write_atomically
+from lumiray.train.chain import CONFIG, IDENTITY, STATUS, is_done, stage_jobs
+from lumiray.train.checks import Checked, check_job, filter_of, independent_of_here, refuse_other_run
+from lumiray.train.derive import derived, with_records
 from lumiray.train.failure import STAYS, explained, user_error_behind
 from lumiray.train.marks import Marks
-from lumiray.train.recipe import check_recipe, scaled_lr
-from lumiray.train.sizes import Sizes, resolve_sizes
-
-CONFIG, IDENTITY = "config.yaml", "run.json"
+from lumiray.train.recipe import check_recipe, run_length
 
 
 def train(job: JobConfig) -> dict[str, Any]:
-    """Run a training job to its end.
+    """Run a training job to its end: one stage, or all of them one after the other.
+
+    Returns:
+        The status of the (last) run.
+
+    Raises:
+        UserError, RunFailure, Interrupted: see `train_stage`; stages that are done stay done.
+    """
+    jobs = [independent_of_here(one) for one in stage_jobs(job)]
+    if len(jobs) > 1:
+        for one in jobs:  # a mistake in the last stage is found before the first one starts
+            check_job(one, start=False)
+    status: dict[str, Any] = {}
+    for number, one in enumerate(jobs):
+        one = with_records(one, jobs[:number])
+        if len(jobs) > 1 and is_done(one):
+            print(f"{one.slug}/{one.run.stage}: done already, in {one.run.output}", flush=True)
+        else:
+            status = train_stage(one)
+    return status
+
+
+def train_stage(job: JobConfig) -> dict[str, Any]:
+    """Run one stage to its end.
 
     Returns:
         The run's status: state, step, metrics of the last evaluation.
@@ -67,10 +84,11 @@ def train(job: JobConfig) -> dict[str, Any]:
 
     from lumiray.train.worker import WorkerSpec
 
+    checked = derived(checked)
     shares = share_out(job.run, sizes.workers, ray.cluster_resources())
     stream = make_stream(checked, open_shards)
     data = data_identity(stream.plan, [shards.digest for shards in stream.sources])
-    own_identity = identity(job, data, sizes, stream.total_steps)
+    own_identity = identity(job, stage.name, data, sizes, stream.total_steps)
     if stored is not None:
         refuse_other_run(job, stored, own_identity)
     write_atomically(join(output, CONFIG), to_yaml(job).encode())
@@ -94,176 +112,8 @@ def train(job: JobConfig) -> dict[str, Any]:
     return _fit(spec, shares.worker, sizes.workers, warm)
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A job that passed every check that needs no cluster.
-
-    Args:
-        job: with whole paths and the learning rate that its rule gives.
-        training: each source with its shards, listed once for all that follows.
-        validation: shards, none without an evaluation.
-        stored: the run that is continued (`stored_run`), None for a new one.
-    """
-
-    job: JobConfig
-    training: tuple[tuple[NamedShards, list[Listed]], ...]
-    validation: list[Listed]
-    stage: Stage
-    sizes: Sizes
-    classes: Classes | None
-    stored: dict[str, Any] | None
-
-
-def check_job(job: JobConfig) -> Checked:
-    """Everything that can be known before anything is started.
-
-    Raises:
-        UserError: bad use.
-    """
-    check_run(job.run)
-    job = independent_of_here(job)
-    keep = filter_of(job)
-    # a missing shard stops the job by name
-    training = tuple((one, find(one.patterns)) for one in training_sources(job.run.shards, job.run.mix))
-    if keep is not None:
-        for _, (first, *_) in training:
-            check_table(first, keep)
-    validation = find(job.run.val_shards) if job.run.val_shards else []
-    classes = read_classes(job.run.evaluate.class_names, job.run.evaluate.templates)
-    stored = stored_run(job)
-    stage = stage_named(make_system(job.slug, job.system), None)
-    sizes = resolve_sizes(job.run, stage, stored and stored["sizes"])
-    if job.run.steps is not None:
-        check_recipe(job.run, stage, job.run.steps)
-    return Checked(announce(job, stage, sizes), training, validation, stage, sizes, classes, stored)
-
-
-def independent_of_here(job: JobConfig) -> JobConfig:
-    """The job with whole paths and without references to files of this machine's working directory.
-
-    Raises:
-        UserError: what a path names cannot be used.
-    """
-    run, engine, data = job.run, job.run.engine, job.run.data
-    places: dict[str, Any] = {
-        name: _whole_paths(value) for name in ("shards", "val_shards") if (value := getattr(run, name))
-    }
-    if run.mix:
-        sources = training_sources(run.shards, run.mix)
-        places["mix"] = tuple(str(replace(one, patterns=_whole_paths(one.patterns))) for one in sources)
-    if run.resume not in ("auto", "never"):
-        places["resume"] = absolute(run.resume)
-    folders: dict[str, Any] = {name: absolute(at) for name in ("index", "cache") if (at := getattr(data, name))}
-    data = replace(data, **folders)
-    if keep := filter_of(job):
-        data = replace(data, filter=keep.text)  # in one spelling, for a run continues only with the filter it had
-    if engine.deepspeed:
-        engine = replace(engine, deepspeed=json.dumps(own_settings(engine.deepspeed)))
-    if engine.nvme_path:
-        engine = replace(engine, nvme_path=absolute(engine.nvme_path))
-    system = make_system(job.slug, job.system).portable()
-    run = replace(run, **places, data=data, engine=engine, output=absolute(str(run.output)))
-    return replace(job, run=run, system=system)
-
-
-def filter_of(job: JobConfig) -> Filter | None:
-    """Which training rows a job takes; None for all of them."""
-    return None if job.run.data.filter is None else parse_filter(job.run.data.filter)
-
-
-def _whole_paths(patterns: str) -> str:
-    return "::".join(absolute(one) for one in split_patterns(patterns))
-
-
 def _import_trainer() -> None:
     import ray.train.torch  # noqa: F401
-
-
-def announce(job: JobConfig, stage: Stage, sizes: Sizes) -> JobConfig:
-    """Say what was derived, and return the job with the scaled learning rate in it."""
-    run = job.run
-    print(
-        f"{job.slug}/{stage.name}: global batch {sizes.global_batch_size} = {sizes.num_micro_batches} x "
-        f"{sizes.micro_batch_size} on {sizes.workers} worker(s)",
-        flush=True,
-    )
-    if sizes.workers < run.workers:
-        print(
-            f"note: {run.workers - sizes.workers} of {run.workers} workers stay idle, since "
-            f"{sizes.num_micro_batches} micro-batches divide over {sizes.workers}",
-            flush=True,
-        )
-    published = stage.global_batch_size
-    rate = scaled_lr(run, stage, sizes)
-    if published and published != sizes.global_batch_size:
-        used = rate or run.lr or stage.players[0].optimizer.lr
-        print(
-            f"note: the published global batch is {published}; learning rate {used:g} "
-            f"(--optimizer.lr-rule {run.optimizer.lr_rule})",
-            flush=True,
-        )
-    return job if rate is None else replace(job, run=replace(run, lr=rate))
-
-
-def stored_run(job: JobConfig) -> dict[str, Any] | None:
-    """The run that the job continues: the one in its output, or else the one whose checkpoint it starts from.
-
-    Returns:
-        where: how to name it; identity: what it is; sizes: of its batches.  None for a new run.
-
-    Raises:
-        UserError: there is a run and `--resume never` forbids to continue it, or no checkpoint where one is named.
-    """
-    place = join(str(job.run.output), IDENTITY)
-    try:
-        data = read_bytes(place)
-    except NoBucket:
-        raise
-    except NotThere:
-        return None if job.run.resume in ("auto", "never") else _run_of_checkpoint(job.run.resume)
-    if job.run.resume == "never":
-        raise UserError(
-            f"--output {job.run.output} holds a run already and --resume is never. Choose another output, "
-            "or --resume auto to continue it."
-        )
-    if job.run.resume.startswith(join(str(job.run.output), "checkpoints")):
-        raise UserError(
-            f"--resume {job.run.resume} is a checkpoint of --output itself, which goes on from its newest one. To go "
-            "back to this one, give another --output."
-        )
-    try:
-        stored: dict[str, Any] = json.loads(data)
-        held = {name: dict(stored[name]) for name in ("identity", "sizes")}
-    except (ValueError, LookupError, TypeError):
-        raise UserError(f"{place} is not what a run leaves there; choose another --output.") from None
-    return held | {"where": f"--output {job.run.output} holds a run"}
-
-
-def _run_of_checkpoint(url: str) -> dict[str, Any]:
-    from lumiray.train.manifest import open_checkpoint
-
-    held = open_checkpoint(url).identity
-    sizes = {name: held.get(name) for name in ("global_batch_size", "micro_batch_size")}
-    return {"where": f"--resume {url} is of a run", "identity": held, "sizes": sizes}
-
-
-def refuse_other_run(job: JobConfig, stored: dict[str, Any], new: dict[str, Any]) -> None:
-    """Let a run continue only as what it was.
-
-    Args:
-        stored: the run that is continued (`stored_run`).
-        new: what it would be from now on (`identity`).
-
-    Raises:
-        UserError: settings that decide the result differ; names each with both values.
-    """
-    differing = compare(stored["identity"], new, accepted=job.run.accept_changes)
-    if differing:
-        lines = "\n  ".join(differing)
-        raise UserError(
-            f"{stored['where']} with other settings:\n  {lines}\nRepeat the old settings, "
-            "choose another --output, or accept them by name with --accept-changes."
-        )
 
 
 def make_stream(
@@ -296,7 +146,7 @@ def make_stream(
         sizes.micro_batch_size,
         run.seed,
     )
-    steps = run.steps or plan.steps_for(run.epochs or 0.0, counting_source(named, run.epochs_of))
+    steps = run_length(run, stage) or plan.steps_for(run.epochs or 0.0, counting_source(named, run.epochs_of))
     check_recipe(run, stage, steps)
     print("\n".join(passes(plan, sources, steps)), flush=True)
     return StreamSpec(
@@ -371,7 +221,7 @@ def ended(output: str, stopped: bool) -> dict[str, Any]:
     Raises:
         Interrupted: the run was told to stop.
     """
-    with open_url(join(output, "status.json"), "rb") as file:
+    with open_url(join(output, STATUS), "rb") as file:
         status = json.load(file)
     if status["state"] == "interrupted" and stopped:
         raise Interrupted(

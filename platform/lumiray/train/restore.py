@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lumiray.errors import RunFailure, UserError
+from lumiray.train.adapters import merged
 from lumiray.train.average import AVERAGE
 from lumiray.train.checkpoint_files import fetched, open_tensors
 from lumiray.train.fragments import load_fragments, load_frozen_state
@@ -187,8 +188,8 @@ def export_model(manifest: Manifest) -> dict[str, Tensor]:
 
     Returns:
         stored name -> tensor of its shape on the CPU: weights in fp32 (trained ones averaged where the run averages
-        them, else the master values), other tensors in their own dtype.  Tied weights appear under every name that
-        they have.
+        them, else the master values; low-rank adapters added in), other tensors in their own dtype.  Tied weights
+        appear under every name that they have.
 
     Raises:
         RunFailure: a file is damaged.
@@ -203,4 +204,4 @@ def export_model(manifest: Manifest) -> dict[str, Tensor]:
                 value = saved.values(name, key, 0, tensor.size).clone().view(tensor.shape)
                 found[name] = value.float() if value.is_floating_point() and tensor.kind != "buffer" else value
         found |= {alias: found[name] for alias, name in one.aliases.items()}
-    return found
+    return merged(found)

@@ -19,10 +19,11 @@ from lumiray.data.entries import StreamSpec, rank_rows
 from lumiray.data.stream import Decoders, items
 from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
+from lumiray.system import System, stage_named
+from lumiray.train.chain import STATUS
 from lumiray.train.failure import STAYS, out_of_memory, user_error_behind
 from lumiray.train.marks import Marks
 
-STATUS = "status.json"
 # mistakes in code, ours or a system's: starting the workers again would only repeat them
 BUGS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, NotImplementedError, NameError)
 
@@ -116,8 +117,6 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     import ray.train
     import torch.distributed as dist
 
-    from lumiray.registry import system as make_system
-    from lumiray.system import stage_named
     from lumiray.train.board import StopWatch
     from lumiray.train.checkpoint import Checkpointer, restore
     from lumiray.train.loop import Loop, Place, Surroundings
@@ -129,9 +128,8 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
     plan = spec.stream.plan
     place = Place(rank, num_ranks, device, plan.micro_batch_size, plan.num_micro_batches, spec.stream.total_steps)
-    system = make_system(spec.job.slug, spec.job.system)
-    seed_everything(run.seed)  # the same initial weights on every rank
-    system.build(stage_named(system, spec.stage)).to(device)
+    system = networks(spec, fresh=manifest is None)
+    system.networks.to(device)
     flops = system.flops_per_sample(stage_named(system, spec.stage)) if rank == 0 else None
     stage = stage_named(system, spec.stage)  # again: names without decay are known once networks exist
     spec.marks.reach("networks")
@@ -179,6 +177,27 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
         checkpointer.close()
         if progress:
             progress.close()
+
+
+def networks(spec: WorkerSpec, fresh: bool) -> System:
+    """The system with the stage's networks, the same on every rank; those of a fresh run as what it starts from says.
+
+    Raises:
+        UserError: weights that do not fit.
+    """
+    from lumiray.registry import system as make_system
+    from lumiray.train.chain import start_from
+    from lumiray.train.finetune import apply_finetuning
+
+    run = spec.job.run
+    system = make_system(spec.job.slug, spec.job.system)
+    seed_everything(run.seed)
+    stage = stage_named(system, spec.stage)
+    system.build(stage)
+    if fresh and run.start_from:
+        start_from(run.start_from, system, stage)
+    apply_finetuning(system, stage, run.finetune)
+    return system
 
 
 def seed_everything(seed: int) -> None:
