@@ -22,7 +22,7 @@ sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "low_light")]
 from pairs import GAMMA, NOISE, Darkening, write_pairs
 from split_photographs import PHOTOGRAPHS, photograph, squares
 
-EXPOSURES = ((0.08, 0.14), (0.14, 0.24), (0.24, 0.40))  # ranges, one for each picture of a scene
+EXPOSURES = ((0.12, 0.20), (0.20, 0.35), (0.35, 0.60))  # ranges, one for each picture of a scene
 
 
 def scenes() -> Iterator[tuple[str, list[np.ndarray]]]:
