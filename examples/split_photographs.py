@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+GREY = ("camera", "coins", "moon", "brick", "grass", "gravel")
 PHOTOGRAPHS = {  # the motorcycle is one scene from two places, so both are on one side
     "train": (
         *("astronaut", "coffee", "motorcycle_left", "motorcycle_right", "hubble_deep_field", "ihc", "retina"),
-        *("camera", "coins", "moon", "brick", "grass", "gravel"),  # these are grey
+        *GREY,
     ),
     "held-out": ("chelsea", "rocket"),
 }

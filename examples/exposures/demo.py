@@ -19,7 +19,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "low_light")]
 from curve import fitted
 from pairs import pairs
 from restoration import ROOT, decibels, networks, say, train, write_grid
-from scenes import write_scenes
+from scenes import COLOURED, write_scenes
 from split_photographs import PHOTOGRAPHS
 
 SHOWN = (0, 3)  # rows of the held-out part that are in the picture
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     layers = [[one[name] for one in parts] for name in ("illumination", "reflectance")]
     write_grid(output / "grid.png", [dark, *layers, results["trained"], bright], SHOWN)
     print(f"PSNR in dB of {len(names)} pairs from {len(PHOTOGRAPHS['held-out'])} held-out photographs, darkened by")
-    print(f"computation; trained on computed exposures of {len(PHOTOGRAPHS['train'])} others, none of them bright:")
+    print(f"computation; trained on computed exposures of {len(COLOURED)} others, none of them bright:")
     for name, value in figures.items():
         print(f"  {name:34s}{value:6.2f}")
     print(f"The run's own last evaluation: {', '.join(f'{name} {value:.4g}' for name, value in own.items())}")

@@ -20,8 +20,9 @@ EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "low_light")]
 
 from pairs import GAMMA, NOISE, Darkening, write_pairs
-from split_photographs import PHOTOGRAPHS, photograph, squares
+from split_photographs import GREY, PHOTOGRAPHS, photograph, squares
 
+COLOURED = tuple(name for name in PHOTOGRAPHS["train"] if name not in GREY)  # colours are what is learnt last
 EXPOSURES = ((0.12, 0.20), (0.20, 0.35), (0.35, 0.60))  # ranges, one for each picture of a scene
 
 
@@ -30,7 +31,7 @@ def scenes() -> Iterator[tuple[str, list[np.ndarray]]]:
 
     The exposures of a scene share their gamma, as those of one camera do, and have noise of their own.
     """
-    for name in PHOTOGRAPHS["train"]:
+    for name in COLOURED:
         draw = np.random.default_rng(zlib.crc32(name.encode()))
         for number, square in enumerate(squares(photograph(name))):
             square = square[..., draw.permutation(3)]  # so few photographs do not have every colour
