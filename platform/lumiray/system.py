@@ -62,14 +62,16 @@ class Term:
 
     Args:
         sum: scalar, the sum over this worker's items, with gradient.
-        count: how many items the sum is over on this worker (may differ between workers, may be 0).
+        count: how many items the sum is over in this micro-batch (may differ between them, may be 0).
         weight: factor of this term in the player's loss; 0 logs a term without training on it.
+        least: of global scope: the mean count of a micro-batch is taken as at least this.
     """
 
     sum: Tensor
     count: float | Tensor
     scope: Scope = Scope.MICRO
     weight: float = 1.0
+    least: float = 0.0
 
     @classmethod
     def mean(cls, value: Tensor, weight: float = 1.0) -> Term:
@@ -122,6 +124,7 @@ class Player:
             then: parameters that come and go with the backward pass cannot be differentiated within the forward.
         clamps: stored parameter name -> (low, high), applied to the fp32 master after each applied step.
         no_decay: stored parameter names exempt from weight decay.
+        lr_factors: stored parameter name -> factor of its learning rate, where that is not 1.
         global_batch: True if the loss is the pair `features` and `contrast`.
         shared: stored parameter names without a batch axis that `contrast` reads, such as
             `clip.logit_scale`; it gets their fp32 master values where training runs in 16 bit.
@@ -137,6 +140,7 @@ class Player:
     inner_gradients: bool = False
     clamps: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     no_decay: frozenset[str] = frozenset()
+    lr_factors: Mapping[str, float] = field(default_factory=dict)
     global_batch: bool = False
     shared: tuple[str, ...] = ()
 
@@ -287,6 +291,14 @@ class System(ABC):
             step: 0-based optimizer step of the stage.
         """
         raise TypeError(f"{self.slug}: player {player!r} has no per-batch loss")
+
+    def counts(self, player: str, batch: Batch) -> dict[str, Tensor]:
+        """Counts of the terms of global scope that `losses` will give for this micro-batch, scalars by name.
+
+        They are asked of all micro-batches of a step before the first forward, for the gradient of a term needs the
+        count of the whole global batch; so they follow from the batch alone.
+        """
+        return {}
 
     def features(self, player: str, batch: Batch) -> dict[str, Tensor]:
         """Named tensors `(b, ...)`, one row per sample, for players with `global_batch`.

@@ -129,3 +129,21 @@ class ToyRegression(System):
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
         error = self.networks["net"](batch["left"]) - batch["right"]
         return {"l2": Term.mean(error.square().mean()), "l1": Term.mean(error.abs().mean(), weight=0.5)}
+
+
+class ToyCounted(ToyRegression):
+    """Two terms over the items of the whole global batch: few rows have any, and the second counts at least some."""
+
+    slug = "toy-counted"
+
+    def counts(self, player: str, batch: Batch) -> dict[str, Tensor]:
+        chosen = (batch["left"][:, 0] > 1.0).sum()
+        return {"chosen": chosen, "rare": (batch["left"][:, 0] > 9.0).sum()}
+
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
+        error = (self.networks["net"](batch["left"]) - batch["right"]).square().mean(1)
+        chosen, count = batch["left"][:, 0] > 1.0, self.counts(player, batch)
+        return {
+            "chosen": Term(error[chosen].sum(), count["chosen"], Scope.GLOBAL),
+            "rare": Term(error.sum(), count["rare"], Scope.GLOBAL, weight=0.5, least=2.0),
+        }

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,53 +21,14 @@ from torch import Tensor, nn
 
 from lumiray.config import RunConfig
 from lumiray.errors import UserError
-from lumiray.system import Batch, Player, Scope, System, Term
+from lumiray.system import Batch, Player, System
 from lumiray.train.average import start_average
 from lumiray.train.engine_settings import deepspeed_settings, offloaded
 from lumiray.train.fragments import start_fresh
 from lumiray.train.recipe import check_zero, factor_of, rate_factors
+from lumiray.train.terms import Sums, Totals, combine
 
 FACTOR = "lr_factor"  # of a parameter group
-Sums = dict[str, tuple[Tensor, Tensor, float]]  # term -> (sum, count, weight) on this rank
-
-
-@dataclass
-class Outcome:
-    """What one forward gives: the loss to go backward from, and numbers to log.
-
-    Args:
-        loss: scalar with gradient; already scaled so that DeepSpeed's mean over ranks is the batch's loss.
-        terms: name -> (sum, count, weight) on this rank, without gradient.
-    """
-
-    loss: Tensor
-    terms: Sums = field(default_factory=dict)
-
-
-def global_count(count: float | Tensor, device: torch.device) -> Tensor:
-    """A term's count summed over all ranks (at least 1, so that an empty batch gives 0, not NaN)."""
-    total = torch.as_tensor(count, dtype=torch.float32, device=device).clone()
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(total)
-    return total.clamp(min=1.0)
-
-
-def combine(terms: Mapping[str, Term], scale: float, device: torch.device) -> Outcome:
-    """Weighted sum of terms; global terms are divided by the cluster's count.
-
-    Args:
-        scale: factor of every term: ranks for a term over the global batch (DeepSpeed averages over ranks),
-            ranks / micro-batches of the step for a mean within a micro-batch.
-    """
-    loss = torch.zeros((), device=device)
-    logged = {}
-    for name, term in terms.items():
-        count = torch.as_tensor(term.count, dtype=torch.float32, device=device)
-        divisor = global_count(count, device) if term.scope is Scope.GLOBAL else count.clamp(min=1.0)
-        if term.weight:
-            loss = loss + term.weight * scale * term.sum / divisor
-        logged[name] = (term.sum.detach().float(), count, term.weight)
-    return Outcome(loss, logged)
 
 
 class PlayerModule(nn.Module):
@@ -128,10 +88,12 @@ class PlayerModule(nn.Module):
         """
         return getattr(self, f"_{call}")(batch, **given)
 
-    def _losses(self, batch: Batch, scale: float, step: int) -> tuple[Tensor, Sums, Batch]:
+    def _losses(
+        self, batch: Batch, scale: float, step: int, totals: Totals | None = None
+    ) -> tuple[Tensor, Sums, Batch]:
         own = dict(batch)
         with self.others_frozen():
-            outcome = combine(self.system.losses(self.player.name, own, step), scale, _device_of(batch))
+            outcome = combine(self.system.losses(self.player.name, own, step), scale, _device_of(batch), totals)
         left = {name: value.detach() for name, value in own.items() if name not in batch}
         return outcome.loss, outcome.terms, left
 
@@ -172,7 +134,8 @@ def make_optimizer(module: nn.Module, player: Player, offload: bool, factors: Se
     kinds: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, value in trained:
         decay = 0.0 if name in player.no_decay else settings.weight_decay
-        kinds.setdefault((factor_of(name, factors), decay), []).append(value)
+        factor = player.lr_factors.get(name, 1.0) * factor_of(name, factors)
+        kinds.setdefault((factor, decay), []).append(value)
     groups = [{"params": members, "weight_decay": decay, FACTOR: factor} for (factor, decay), members in kinds.items()]
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lumiray.system import Batch, Player, Stage, System
-from lumiray.train.engine import PlayerModule, combine
+from lumiray.train.engine import PlayerModule
 from lumiray.train.meter import Meter
+from lumiray.train.terms import combine
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

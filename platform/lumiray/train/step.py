@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lumiray.system import Batch
-from lumiray.train.engine import PlayerModule, Sums, backward, combine, discard_gradients
+from lumiray.train.engine import PlayerModule, backward, discard_gradients
+from lumiray.train.terms import Sums, Totals, combine
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ def _within_micro_batches(engine: Any, micro_batches: Sequence[MicroBatch], plac
     totals: Sums = {}
     scale = place.num_ranks / place.num_micro_batches
     finite = True
+    counted = total_counts(engine, micro_batches, place)
     for micro in micro_batches:
         seed_forward(place, micro.number)
         engine.set_gradient_accumulation_boundary(micro is micro_batches[-1])
-        loss, sums, left = engine("losses", micro.tensors, scale=scale, step=place.step)
+        loss, sums, left = engine("losses", micro.tensors, scale=scale, step=place.step, totals=counted)
         micro.tensors.update(left)  # for the players that move after this one
         finite = finite and finite_everywhere(loss)
         backward(engine, loss if finite else loss * math.nan)
@@ -83,6 +85,19 @@ def _within_micro_batches(engine: Any, micro_batches: Sequence[MicroBatch], plac
         discard_gradients(engine)
         return None
     return totals
+
+
+def total_counts(engine: Any, micro_batches: Sequence[MicroBatch], place: StepPlace) -> Totals:
+    """Counts of the terms of global scope over the step's whole global batch, equal on all ranks."""
+    module: PlayerModule = engine.module
+    found = [module.system.counts(module.player.name, micro.tensors) for micro in micro_batches]
+    names = list(found[0])
+    if not names:
+        return Totals({}, place.num_ranks, place.num_micro_batches)
+    own = torch.stack([sum(torch.as_tensor(one[name]).float() for one in found) for name in names])  # type: ignore[misc]
+    if place.num_ranks > 1:
+        dist.all_reduce(own)
+    return Totals(dict(zip(names, own, strict=True)), place.num_ranks, place.num_micro_batches)
 
 
 def _in_one_pass(engine: Any, micro: MicroBatch, place: StepPlace, masters: Batch | None) -> Sums | None:
