@@ -1,8 +1,7 @@
-"""PairLIE beyond its published numbers: what each loss moves, rows of exposures, odd pictures, files of weights."""
+"""PairLIE beyond its published numbers: what each loss moves, training, odd pictures, files of weights."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -11,40 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.zoo.dark_scenes import TINY, built, exposed, photo
 from torch import Tensor
 
 import lumizoo
 from lumiray.errors import UserError
 from lumiray.registry import about
-from lumiray.system import BadRow, Row
 from lumizoo.pairlie.config import PairlieConfig
 from lumizoo.pairlie.losses import exposure_terms, smoothness
 from lumizoo.pairlie.network import PairLIE
 from lumizoo.pairlie.system import PairlieSystem
-
-TINY = PairlieConfig(width=6, crop_size=24)
-
-
-def built(config: PairlieConfig = TINY, gain: float = 2.5) -> PairlieSystem:
-    """With a gain of 1 nearly nothing of a picture comes through fresh weights: all layers are flat."""
-    torch.manual_seed(0)
-    system = PairlieSystem(config)
-    with torch.no_grad():
-        for value in system.build(system.stages()[0]).parameters():
-            value.mul_(gain if value.ndim == 4 else 1)
-    return system
-
-
-def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Soft colours, as photographs have, with a little grain; uint8 (H, W, 3)."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(30, 226, (4, 4, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
-    return np.clip(smooth + rng.integers(-4, 5, smooth.shape), 0, 255).astype(np.uint8)
-
-
-def exposed(picture: np.ndarray, factor: float) -> np.ndarray:
-    return (picture * factor).astype(np.uint8)
 
 
 def scene_batch(*factors: float, scenes: int = 1, side: int = 24) -> dict[str, Tensor]:
@@ -290,104 +265,6 @@ def test_weights_that_do_not_fit_are_refused_with_what_they_look_like(tmp_path: 
         built(replace(TINY, width=8, weights=str(tmp_path / "small.pth")))
     with pytest.raises(UserError, match=r"--weights .*nowhere\.pth: no such file"):
         PairlieSystem(replace(TINY, weights=str(tmp_path / "nowhere.pth"))).portable()
-
-
-def png(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def scene(*pictures: np.ndarray) -> Row:
-    return Row("key", {f"{number}.png": png(one) for number, one in enumerate(pictures)}, 0)
-
-
-def prepared(row: Row, seed: int | None, config: PairlieConfig = TINY) -> dict[str, np.ndarray]:
-    system = PairlieSystem(config)
-    return system.prepare(system.stages()[0], row, None if seed is None else np.random.default_rng(seed))
-
-
-def numbered(count: int, height: int = 40, width: int = 50) -> Row:
-    """Exposures whose red is their number, and whose green and blue are the place of each pixel."""
-    down, across = np.mgrid[:height, :width].astype(np.uint8)
-    return scene(*(np.stack((np.full_like(down, number), down, across), -1) for number in range(count)))
-
-
-def test_the_generator_decides_pair_order_and_window_and_all_have_the_same_window() -> None:
-    row, pairs, windows = numbered(4), [], []
-    for seed in range(300):
-        found = prepared(row, seed)["exposures"]
-        assert (found.shape, found.dtype) == ((2, 3, 24, 24), np.uint8)
-        assert np.array_equal(found[0, 1:], found[1, 1:])  # places
-        pairs.append((int(found[0, 0, 0, 0]), int(found[1, 0, 0, 0])))
-        windows.append((int(found[0, 1, 0, 0]), int(found[0, 2, 0, 0])))
-    assert np.array_equal(prepared(row, 7)["exposures"], prepared(row, 7)["exposures"])
-    counts = {pair: pairs.count(pair) for pair in set(pairs)}
-    assert set(counts) == {(one, other) for one in range(4) for other in range(4) if one != other}
-    assert min(counts.values()) > 10  # 25 of each on average
-    tops, lefts = zip(*windows, strict=True)
-    assert (min(tops), max(tops), min(lefts), max(lefts)) == (0, 16, 0, 26)
-
-
-def test_crops_are_neither_mirrored_nor_changed() -> None:
-    found = prepared(numbered(2), 3)["exposures"][0].astype(int)
-    assert (np.diff(found[1], axis=0) == 1).all() and (np.diff(found[2], axis=1) == 1).all()
-
-
-def test_as_many_exposures_are_drawn_as_are_asked_for_each_once() -> None:
-    config = replace(TINY, exposures=3)
-    for seed in range(10):
-        found = prepared(numbered(4), seed, config)["exposures"]
-        assert found.shape == (3, 3, 24, 24)
-        assert len(set(found[:, 0, 0, 0].tolist())) == 3
-
-
-def test_evaluation_reads_whole_pairs() -> None:
-    bright = photo(21, 50)  # less than the crop on one side
-    row = Row("key", {"lq.png": png(exposed(bright, 0.2)), "gt.png": png(bright)}, 0)
-    whole = prepared(row, None)
-    assert np.array_equal(whole["gt"], bright.transpose(2, 0, 1))
-    system = built()
-    given = {name: torch.from_numpy(one)[None] for name, one in whole.items()}
-    found = system.embed(given)
-    assert np.array_equal(found["restored"][0].permute(1, 2, 0).numpy(), system.restore(exposed(bright, 0.2)))
-    assert torch.equal(found["reference"], given["gt"])
-    with pytest.raises(BadRow, match=r"no picture lq\.\* \(it has 0\.png, 1\.png\)"):
-        prepared(numbered(2), None)
-
-
-@pytest.mark.parametrize(
-    ("row", "told"),
-    [
-        (numbered(1), r"no exposures 0\.\*, 1\.\* and so on, two or more without a hole \(it has 0\.png\)"),
-        (numbered(2), r"2 exposures, fewer than the 3 of --exposures: ask for fewer"),
-        (
-            scene(*[photo(40, 50)] * 3, photo(50, 40)),  # whether it is drawn or not
-            r"0\.png has 50 x 40 pixels and 3\.png 40 x 50: align the exposures of a scene and cut them to one size",
-        ),
-        (numbered(3, 40, 23), "23 x 40 pixels, fewer than the crop of 24 x 24: lower --crop-size"),
-        (Row("key", numbered(2).parts | {"2.png": b"broken"}, 0), r"^2\.png: not a picture"),
-    ],
-)
-def test_scenes_that_cannot_be_used_say_why(row: Row, told: str) -> None:
-    for seed in range(3):
-        with pytest.raises(BadRow, match=told):
-            prepared(row, seed, replace(TINY, exposures=3))
-
-
-@pytest.mark.parametrize(
-    ("setting", "told"),
-    [
-        ({"crop_size": 2}, "--crop-size is 2; it must be at least 3"),
-        ({"exposures": 1}, "--exposures is 1; it must be at least 2"),
-        ({"width": 0}, "--width is 0"),
-        ({"projection_weight": -1.0}, "--projection-weight is -1.0; it must be at least 0"),
-        ({"exponent": -0.2}, "--exponent is -0.2"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused_by_option(setting: dict, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        PairlieConfig(**setting)
 
 
 def test_a_step_is_rehearsed_without_memory() -> None:
