@@ -5,8 +5,8 @@ Attributes have the names of the published checkpoints: N is the projection, L t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,8 +16,7 @@ RECEPTIVE_FIELD = 1 + 2 * (2 * CONVOLUTIONS)  # two stacks in a row
 LEAST_SIDE = 2  # of pictures: a border of one pixel is reflected
 
 
-@dataclass(frozen=True)
-class Layers:
+class Layers(NamedTuple):  # which ZeRO 3 finds the tensors in, as it does not in other classes
     """What a picture is taken apart into, fp32 in (0, 1).
 
     Args:

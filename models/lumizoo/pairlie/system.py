@@ -126,10 +126,7 @@ class PairlieSystem(System):
         network = self.networks["pairlie"]
         height, width = pictures.shape[2:]
         layers = network(with_least_side(pictures.to(next(network.parameters()).device)))
-        illumination, reflectance, projected = (
-            one[..., :height, :width] for one in (layers.illumination, layers.reflectance, layers.projected)
-        )
-        return Layers(illumination, reflectance, projected)
+        return Layers(*(one[..., :height, :width] for one in layers))
 
 
 SYSTEM = PairlieSystem
