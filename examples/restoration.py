@@ -60,8 +60,9 @@ def networks(slug: str, run: Path) -> dict[str, Any]:
     weights = run.parent / f"{slug}.safetensors"
     export_run(str(run), "safetensors", str(weights))
     torch.manual_seed(job.run.seed)
-    first = lumizoo.load(slug, **vars(job.system))
-    return {"step 0": first, "trained": lumizoo.load(slug, **vars(job.system) | {"weights": str(weights)})}
+    first = lumizoo.load(slug, stage=job.run.stage, **vars(job.system))
+    settings = vars(job.system) | {"weights": str(weights)}
+    return {"step 0": first, "trained": lumizoo.load(slug, stage=job.run.stage, **settings)}
 
 
 def decibels(results: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> float:
