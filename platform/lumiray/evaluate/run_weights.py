@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lumiray.errors import UserError
-from lumiray.settings_file import job_from, read_settings
+from lumiray.settings_file import job_from, read_settings, without_weights
 from lumiray.storage import absolute, base_name, exists, is_s3, join, local_path, parent, read_bytes
 
-SETTINGS = "config.yaml"
+SETTINGS, CHECKPOINTS = "config.yaml", "checkpoints"
 FILES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt")  # on S3 a folder is told from a file by its name alone
 
 
@@ -22,28 +22,39 @@ def is_folder(weights: str) -> bool:
     return not weights.endswith(FILES) if is_s3(weights) else Path(local_path(weights)).is_dir()
 
 
-def settings_of_run(slug: str, weights: str) -> Any | None:
-    """The system's settings in the run that the weights come from, without its own weights; None where it is no run.
+def settings_in(slug: str, place: str, source: str) -> tuple[str, Any] | None:
+    """A run's output folder and the system's settings in it, without its own weights; None where there is no run.
 
     Args:
-        weights: a run's output, one of its checkpoints, or anything else.
+        place: a run's output, one of its checkpoints, or anything else.
+        source: what named it, for messages.
+
+    Raises:
+        UserError: the run trained another system.
+    """
+    holder = parent(absolute(place))
+    for folder in (place, parent(holder)) if base_name(holder) == CHECKPOINTS else (place,):
+        settings = join(folder, SETTINGS)
+        if exists(settings):
+            return folder, without_weights(job_from(slug, read_settings(settings), source).system)
+    return None
+
+
+def settings_of_run(slug: str, weights: str) -> Any | None:
+    """The system's settings in the run that `--weights` name, without its own weights; None where they name none.
 
     Raises:
         UserError: the run trained another system, or the system has no setting for weights.
     """
-    if not is_folder(weights):
+    found = settings_in(slug, weights, f"--weights {weights}: the run") if is_folder(weights) else None
+    if found is None:
         return None
-    for folder in (weights, parent(parent(absolute(weights)))):
-        place = join(folder, SETTINGS)
-        if exists(place):
-            settings = job_from(slug, read_settings(place), f"--weights {weights}: the run").system
-            if not hasattr(settings, "weights"):
-                raise UserError(
-                    f"--weights {weights}: {slug} has no setting for weights. Its configuration needs a field "
-                    "`weights: str | None = None`, and its `build` has to load that file."
-                )
-            return dataclasses.replace(settings, weights=None)
-    return None
+    if not hasattr(found[1], "weights"):
+        raise UserError(
+            f"--weights {weights}: {slug} has no setting for weights. Its configuration needs a field "
+            "`weights: str | None = None`, and its `build` has to load that file."
+        )
+    return found[1]
 
 
 @contextmanager
