@@ -22,7 +22,7 @@ from lumiray.evaluate.picture_table import PictureTable, literal, shown, to_csv,
 from lumiray.evaluate.restore_folder import refuse_unless_restores
 from lumiray.evaluate.worst import Case
 from lumiray.registry import system as make_system
-from lumiray.storage import absolute, is_s3, join, list_names, remove_tree, without_secrets, write_atomically
+from lumiray.storage import absolute, exists, join, list_names, remove_tree, without_secrets, write_atomically
 from lumiray.system import Stage, System, stage_named
 from lumiray.train.manifest import open_checkpoint
 from lumiray.train.score import Asked, Subject, score_on_workers, whole_patterns
@@ -88,11 +88,10 @@ def subject_of(command: EvaluateCommand) -> tuple[Subject, Stage]:
     weights = getattr(config, "weights", None)
     if run is None and weights is None:
         raise UserError("Say what to evaluate: --run OUTPUT of a training job, or --weights FILE.")
-    if weights is None or is_s3(weights):  # workers fetch it; here it need not be a file
-        config = make_system(command.slug, replace(config, weights=None) if weights else config).portable()
-        config = replace(config, weights=weights) if weights else config
-    else:
-        config = make_system(command.slug, config).portable()
+    if weights is not None:  # other files that the settings may name are those of training
+        if not exists(weights):
+            raise UserError(f"--weights {weights}: no such file.")
+        config = replace(config, weights=absolute(weights))
     job, system = JobConfig(command.slug, RunConfig(), config), make_system(command.slug, config)
     if run is None:
         stage = next((one for one in reversed(system.stages()) if measures_of(one)), None)
