@@ -18,6 +18,7 @@ from tests.jobs.test_restore_finetune import SETTINGS, SIZES, pair, shard
 import lumizoo
 from lumiray.evaluate.evaluate_options import read_evaluate_command
 from lumiray.evaluate.report import read_scores
+from lumizoo.blocks.lpips import Lpips
 
 JOB = "restore_evaluate.py"
 COUNT, BROKEN, STEPS = 7, 4, 4
@@ -49,6 +50,16 @@ def run(work: Path, tmp_path_factory: pytest.TempPathFactory, ray_address: str) 
     code, text = start_job("restore_finetune.py", str(output), *options, ray_address=ray_address).finish()
     assert code == 0, text
     return output
+
+
+def lpips_files(folder: Path) -> tuple[str, ...]:
+    """Options with files in the published layouts, of random weights."""
+    torch.manual_seed(1)
+    network = Lpips()
+    torch.save(network.vgg.state_dict(), folder / "vgg16.pth")
+    linear = {f"lin{number}.model.1.weight": one.weight.abs() for number, one in enumerate(network.linear)}
+    torch.save(linear, folder / "linear.pth")
+    return ("--lpips-vgg", str(folder / "vgg16.pth"), "--lpips-linear", str(folder / "linear.pth"))
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -91,24 +102,32 @@ def test_weights_in_a_file_have_the_same_figures_on_one_and_two_workers_and_by_h
     assert drawn == ["1.png", "2.png", "3.png"] and not (two / "worst").exists()
     worst = min(rows, key=lambda row: float(row["psnr"]))
     page = (one / "summary.md").read_text()
-    assert page.index("## Worst by psnr") < page.index(f"| {float(worst['psnr']):.2f} dB")
+    first = page.partition("## Worst by psnr\n\n")[2].splitlines()[2]
+    assert first.startswith(
+        f"| `{worst['shard']}` | {worst['row']} | `{worst['key']}` | {float(worst['psnr']):.2f} dB |"
+    )
     assert "6 of 7 pairs; not usable: `00001.tar` row 1 (`00001`)" in page
-    assert "* lpips: needs weights" in page and "* niqe: needs" in page
+    assert "* lpips: needs two files" in page and "* niqe: needs" in page
     assert "![3](worst/3.png)" in page and "![4]" not in page
     evaluated(one, *SYSTEM, *weights, "--worst", "1", ray_address=ray_address)
     assert os.listdir(one / "worst") == ["1.png"]  # those of the evaluation before are gone
 
 
 def test_a_run_has_the_figures_of_its_last_evaluation_and_its_report_shows_them(
-    run: Path, work: Path, ray_address: str
+    run: Path, work: Path, tmp_path: Path, ray_address: str
 ) -> None:
     held_out = ("--val-shards", str(work / "held-out"), "--workers", "2")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (last,) = (line for line in lines if line["kind"] == "evaluation")
-    evaluated(run / "figures", "cidnet", "--run", str(run), *held_out, ray_address=ray_address)
+    lpips = lpips_files(tmp_path)
+    evaluated(run / "figures", "cidnet", "--run", str(run), *held_out, *lpips, ray_address=ray_address)
     figures = json.loads((run / "figures" / "scores.json").read_text())["metrics"]
-    assert list(figures) == [*MEASURES, "unusable_rows"]
+    assert list(figures) == [*MEASURES, "lpips", "unusable_rows"]
     for name, value in figures.items():
+        if name == "lpips":
+            assert value == pytest.approx(np.mean([float(row["lpips"]) for row in table(run / "figures")]), rel=1e-12)
+            assert value > 0
+            continue
         assert value == pytest.approx(last[name], abs=0.02), name
         if name in MEASURES:
             assert np.mean([float(row[name]) for row in table(run / "figures")]) == pytest.approx(value, rel=1e-12)
@@ -140,6 +159,11 @@ def test_the_settings_of_a_run_or_of_its_checkpoint_are_taken_over_and_may_be_ch
         (("cidnet", "--val-shards", "SHARDS", "--weights", "FILE", "--workers", "0"), "--workers is 0"),
         (("clip", "--val-shards", "SHARDS", "--weights", "FILE"), "clip restores no pictures; these do: cidnet"),
         (("cidnet", "--weights", "FILE"), "--val-shards"),
+        (("cidnet", "--val-shards", "SHARDS", "--weights", "FILE", "--lpips-vgg", "FILE"), "LPIPS needs two files"),
+        (
+            ("cidnet", "--val-shards", "SHARDS", "--weights", "FILE", "--lpips-vgg", "FILE", "--lpips-linear", "gone"),
+            "--lpips-linear gone: no such file",
+        ),
         (("zs-n2n", "--val-shards", "SHARDS"), "it is fitted to each picture by jobs/restore_zero_shot.py"),
     ],
 )

@@ -32,6 +32,10 @@ class EvaluateOptions:
     """Folder for pictures.csv, summary.md, scores.json and worst/; scores/TIME in --run, or here, if not given."""
     worst: int = 8
     """Worst pictures by the first measure that are drawn: input, restored, reference."""
+    lpips_vgg: str | None = None
+    """File of torchvision's VGG-16 (vgg16-397923af.pth); with --lpips-linear LPIPS is computed, too."""
+    lpips_linear: str | None = None
+    """File of the linear layers of LPIPS 0.1 for VGG-16 (lpips/weights/v0.1/vgg.pth of the package lpips)."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be.
@@ -41,6 +45,8 @@ class EvaluateOptions:
         """
         check_number("workers", self.workers, 1)
         check_number("worst", self.worst, 0)
+        if (self.lpips_vgg is None) != (self.lpips_linear is None):
+            raise UserError("LPIPS needs two files: give --lpips-vgg and --lpips-linear, or neither.")
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,10 @@ class WorstPictures:
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take one batch; outputs have `restored` and `reference`, uint8 `(B, 3, H, W)`, rows `row` and `valid`.
 
-        The input is shown where the batch has one picture of it, `lq`.
+        The input is shown, too: `input` of the outputs, or `lq` of the batch, where there is one of them.
         """
-        sources = {"input": batch.get("lq"), "restored": outputs["restored"], "reference": outputs["reference"]}
+        sources = {"input": outputs.get("input", batch.get("lq"))}
+        sources |= {name: outputs[name] for name in ("restored", "reference")}
         figures = self._measure(outputs["restored"], outputs["reference"]).tolist()
         marks = zip(figures, batch["row"].tolist(), batch["valid"].tolist(), strict=True)
         for place, (figure, row, valid) in enumerate(marks):

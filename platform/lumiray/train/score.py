@@ -6,8 +6,8 @@ network, and embeds its share of the rows.  Results do not depend on the number 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lumiray.config import JobConfig
@@ -21,6 +21,7 @@ from lumiray.storage import absolute
 from lumiray.system import System, stage_named
 
 if TYPE_CHECKING:  # workers import torch once their rows are on the way
+    from lumiray.evaluate.fidelity import Measure
     from lumiray.evaluate.named import Evaluator
 
 
@@ -48,7 +49,8 @@ class Asked:
         device: auto takes GPUs if the cluster has any.
         classes: of a zero-shot classification.
         num_best: best pictures of every text.
-        num_worst: pictures with the lowest first measure; None also for the figures of every picture.
+        num_worst: pictures with the lowest first measure, and the figures of every picture; None for neither.
+        measures: of pictures, that no stage names: name -> what makes the measure, once on each worker.
     """
 
     workers: int
@@ -58,6 +60,7 @@ class Asked:
     classes: Classes | None = None
     num_best: int = 0
     num_worst: int | None = None
+    measures: Mapping[str, Callable[[], Measure]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,8 +185,9 @@ def _further(asked: Asked, evaluations: Sequence[Evaluator]) -> list[Evaluator]:
     from lumiray.evaluate.fidelity import FidelityEvaluator
     from lumiray.evaluate.worst import WorstPictures
 
-    measures = [one.measure for one in evaluations if isinstance(one, FidelityEvaluator)]
-    return [WorstPictures(measures[0], asked.num_worst)] if asked.num_worst and measures else []
+    found: list[Evaluator] = [FidelityEvaluator(name, make()) for name, make in asked.measures.items()]
+    named = [one.measure for one in evaluations if isinstance(one, FidelityEvaluator)]
+    return [*found, WorstPictures(named[0], asked.num_worst)] if asked.num_worst and named else found
 
 
 def _besides(asked: Asked, evaluations: Sequence[Evaluator], rank: int) -> dict[str, Any]:

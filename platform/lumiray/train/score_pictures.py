@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from lumiray.data.index import ShardSet
 from lumiray.data.listing import find
 from lumiray.errors import RunFailure, UserError
 from lumiray.evaluate.evaluate_options import EvaluateCommand
+from lumiray.evaluate.fidelity import Measure
 from lumiray.evaluate.named import FIDELITY
 from lumiray.evaluate.panel import panel
 from lumiray.evaluate.picture_table import PictureTable, literal, shown, to_csv, to_markdown
@@ -29,14 +30,19 @@ from lumiray.train.score import Asked, Subject, score_on_workers, whole_patterns
 
 TABLE, PAGE, FIGURES, PANELS = "pictures.csv", "summary.md", "scores.json", "worst"
 NOT_COMPUTED = {
-    "lpips": "needs weights of VGG-16 and of its linear layers, which no package that lumiray needs ships",
-    "niqe": "needs a fitted model of natural pictures, which no package that lumiray needs ships",
+    "lpips": "needs two files of weights that no package here ships; give --lpips-vgg and --lpips-linear",
+    "niqe": "needs a fitted model of natural pictures that no package here ships",
 }
 NAMED = 10  # unusable rows on the page
 
 
-def evaluate_pictures(command: EvaluateCommand) -> tuple[dict[str, float], str]:
+def evaluate_pictures(
+    command: EvaluateCommand, measures: Mapping[str, Callable[[], Measure]]
+) -> tuple[dict[str, float], str]:
     """Evaluate, and write the table, the page, the figures and the drawings.
+
+    Args:
+        measures: further ones than the stage's, by name: what makes each, on a worker.
 
     Returns:
         the figures by name, and the folder that was written.
@@ -48,13 +54,14 @@ def evaluate_pictures(command: EvaluateCommand) -> tuple[dict[str, float], str]:
     options = command.options
     subject, stage = subject_of(command)
     listed = find(whole_patterns(options.val_shards))  # a missing shard is found before anything is started
-    asked = Asked(options.workers, stage.evaluation_batch_size or 1, num_worst=options.worst)
+    asked = Asked(options.workers, stage.evaluation_batch_size or 1, num_worst=options.worst, measures=measures)
     found, shards = score_on_workers(subject, listed, asked)
     table = table_of(found["pictures"], shards)
     now = time.time()
     moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
     folder = options.output or join(command.run_folder or ".", "scores", moment)
     weights = without_secrets(subject.checkpoint or subject.job.system.weights)
+    missing = {name: why for name, why in NOT_COMPUTED.items() if name not in table.measures}
     told = {
         "time": now,
         "system": command.slug,
@@ -63,7 +70,7 @@ def evaluate_pictures(command: EvaluateCommand) -> tuple[dict[str, float], str]:
         "val_shards": without_secrets(options.val_shards),
         "pictures": len(table),
         "metrics": found["metrics"],
-        "not_computed": NOT_COMPUTED,
+        "not_computed": missing,
     }
     facts = (
         f"weights: {literal(weights)}, stage {stage.name}",
@@ -72,7 +79,7 @@ def evaluate_pictures(command: EvaluateCommand) -> tuple[dict[str, float], str]:
     )
     panels = _draw(folder, found.get("worst", []), table)
     write_atomically(join(folder, TABLE), to_csv(table))
-    write_atomically(join(folder, PAGE), to_markdown(command.slug, facts, table, panels, NOT_COMPUTED))
+    write_atomically(join(folder, PAGE), to_markdown(command.slug, facts, table, panels, missing))
     write_atomically(join(folder, FIGURES), json.dumps(told, indent=1).encode())
     return found["metrics"], folder
 
@@ -163,8 +170,8 @@ def _draw(folder: str, cases: Sequence[Case], table: PictureTable) -> list[str]:
     drawn = []
     for number, case in enumerate(cases):
         place = places[case.row]
-        figures = "   ".join(f"{name} {shown(name, values[place])}" for name, values in table.measures.items())
-        lines = (f"{table.shards[place]} row {table.rows[place]}   {table.keys[place]}", figures)
+        figures = ", ".join(f"{name} {shown(name, values[place])}" for name, values in table.measures.items())
+        lines = (f"{table.shards[place]} row {table.rows[place]}, key {table.keys[place]}", figures)
         drawn.append(f"{PANELS}/{number + 1}.png")
         write_atomically(join(folder, drawn[-1]), panel(case.pictures, lines))
     return drawn
