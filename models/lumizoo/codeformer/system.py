@@ -58,6 +58,7 @@ class CodeformerSystem(System):
     slug = "codeformer"
     config_class = CodeformerConfig
     config: CodeformerConfig
+    whole = True
 
     def portable(self) -> CodeformerConfig:
         """Files become whole paths, and are there: this is asked before anything of a job starts."""
@@ -121,7 +122,6 @@ class CodeformerSystem(System):
         """See `prepare_face`."""
         return prepare_face(row, stage.name, self.config, draw)
 
-    @torch.enable_grad()  # the adaptive weight needs a graph, also where only what is left in the batch is wanted
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Term]:
         """Terms of one micro-batch of uint8 pictures `(B, 3, S, S)`.
 

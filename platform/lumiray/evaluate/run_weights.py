@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lumiray.errors import UserError
 from lumiray.settings_file import job_from, read_settings, without_weights
-from lumiray.storage import absolute, base_name, exists, is_s3, join, local_path, parent, read_bytes
+from lumiray.storage import NotThere, absolute, base_name, exists, is_s3, join, local_path, parent, read_bytes
 
-SETTINGS, CHECKPOINTS = "config.yaml", "checkpoints"
+SETTINGS, IDENTITY, CHECKPOINTS = "config.yaml", "run.json", "checkpoints"
 FILES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt")  # on S3 a folder is told from a file by its name alone
 
 
@@ -32,8 +33,7 @@ def settings_in(slug: str, place: str, source: str) -> tuple[str, Any] | None:
     Raises:
         UserError: the run trained another system.
     """
-    holder = parent(absolute(place))
-    for folder in (place, parent(holder)) if base_name(holder) == CHECKPOINTS else (place,):
+    for folder in _outputs(place):
         settings = join(folder, SETTINGS)
         if exists(settings):
             return folder, without_weights(job_from(slug, read_settings(settings), source).system)
@@ -55,6 +55,22 @@ def settings_of_run(slug: str, weights: str) -> Any | None:
             "`weights: str | None = None`, and its `build` has to load that file."
         )
     return found[1]
+
+
+def stage_of_run(weights: str | None) -> str | None:
+    """The stage that the run trained whose weights are meant; None where they are of no run."""
+    if weights is None or not is_folder(weights):
+        return None
+    for folder in _outputs(weights):
+        with suppress(NotThere, ValueError, LookupError, TypeError):
+            return str(json.loads(read_bytes(join(folder, IDENTITY)))["identity"]["stage"])
+    return None
+
+
+def _outputs(place: str) -> tuple[str, ...]:
+    """Folders that may be the output of the run that a place is of: itself, or that of a checkpoint."""
+    holder = parent(absolute(place))
+    return (place, parent(holder)) if base_name(holder) == CHECKPOINTS else (place,)
 
 
 @contextmanager
