@@ -307,7 +307,7 @@ def test_pictures_without_texts_are_rows_where_that_is_said(tmp_path: Path) -> N
     folder.mkdir()
     for number in range(3):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
-    with pytest.raises(UserError, match="there is no caption.*pictures alone are rows with --no-captions"):
+    with pytest.raises(UserError, match=r"there is no caption.*pictures alone are rows with --no-captions"):
         make_shards(str(folder), str(tmp_path / "out"))
     assert make_shards(str(folder), str(tmp_path / "out"), captions=False).rows == 3
     assert [sorted(row.parts) for row in contents(str(tmp_path / "out"))] == [["png"]] * 3
