@@ -109,8 +109,8 @@ def term_counts(sizes: tuple[tuple[int, int], ...], targets: Targets) -> dict[st
 def grounding_terms(found: Predictions, targets: Targets) -> dict[str, Term]:
     """Terms `alignment`, `box` and `centreness` of a micro-batch, in fp32.
 
-    The last two are 0 where no anchor has a box.  The number of positives of a micro-batch counts as at least 1 on average; the box term is divided by how central
-    its anchors lie.
+    The last two are 0 where no anchor has a box.  The number of positives of a micro-batch counts as at least 1 on
+    average; the box term is divided by how central its anchors lie.
     """
     wanted = anchor_targets(found.sizes, targets)
     count, central = positives(wanted)
