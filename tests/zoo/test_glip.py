@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.ops import box_iou
+from tests.zoo.glip_squares import COLOURS, batch_of, built, prepared, row, squares, tiny
 
 import lumizoo
 from lumiray.errors import UserError
@@ -19,7 +19,6 @@ from lumizoo.glip.detect import Detections, Rules, best, detections
 from lumizoo.glip.head import Predictions
 from lumizoo.glip.system import GlipSystem, cropped, in_original
 from lumizoo.glip.use import checked_spans, phrases_in, words_of
-from tests.zoo.glip_squares import COLOURS, batch_of, built, prepared, row, squares, tiny
 
 
 def test_rates_and_decay_follow_the_names_of_parameters(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.zoo.glip_squares import built, tiny
 from torch import Tensor
 
 from lumiray.errors import UserError
@@ -15,7 +16,6 @@ from lumizoo.glip.dynamic_head import DynamicConv, reread
 from lumizoo.glip.fusion import BiAttention, flat, unflat
 from lumizoo.glip.network import MEAN, STD, Glip, normalised
 from lumizoo.glip.swin import Block, regions_apart
-from tests.zoo.glip_squares import built, tiny
 
 
 def network(config: GlipConfig) -> Glip:

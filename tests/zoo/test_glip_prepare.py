@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.zoo.glip_squares import VOCABULARY, batch_of, built, prepared, row, squares, tiny
 
 from lumiray.data.records import Detection, boxes_of, grounding_of, records_of
 from lumiray.errors import UserError
@@ -18,7 +19,6 @@ from lumizoo.glip.prompts import clean, prompt, prompts_of_all, sampled_prompt, 
 from lumizoo.glip.resize import mirror_boxes, resized_shape
 from lumizoo.glip.system import GlipSystem, targets_of
 from lumizoo.glip.tokens import Tokenizer
-from tests.zoo.glip_squares import VOCABULARY, batch_of, built, prepared, row, squares, tiny
 
 CLASSES = ["red", "green", "blue", "square"]
 GREY = np.full((40, 60, 3), 90, np.uint8)
@@ -48,7 +48,7 @@ def detected(**changed: Any) -> Any:
 def test_the_short_side_is_800_unless_the_long_one_would_pass_1333(
     size: tuple[int, int], found: tuple[int, int]
 ) -> None:
-    assert resized_shape(*size, 800, 1333) == found
+    assert resized_shape(size, 800, 1333) == found
 
 
 def test_a_row_is_resized_by_pil_and_its_boxes_with_it(tmp_path: Path) -> None:
@@ -115,7 +115,12 @@ def test_captions_of_mirrored_pictures_change_by_option(tmp_path: Path, swap: bo
 
 
 def test_names_are_cleaned_and_joined_with_their_spans() -> None:
-    assert [clean(name) for name in ("cup_(drinking)", "hot_dog", "a__b", "x(1)y(2)")] == ["cup ", "hot dog", "a b", "xy"]
+    assert [clean(name) for name in ("cup_(drinking)", "hot_dog", "a__b", "x(1)y(2)")] == [
+        "cup ",
+        "hot dog",
+        "a b",
+        "xy",
+    ]
     found = prompt(["cup_(drinking)", "hot_dog", "red"], [2, 0])
     assert found.text == "red. cup "
     assert [found.text[begin:end] for begin, end in found.spans] == ["red", "cup "]

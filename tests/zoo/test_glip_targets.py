@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.zoo.glip_squares import VOCABULARY, vocabulary
 
 from lumiray.errors import UserError
 from lumiray.system import Scope
@@ -16,7 +17,6 @@ from lumizoo.glip.assign import assign
 from lumizoo.glip.head import Predictions
 from lumizoo.glip.losses import Targets, anchor_targets, centreness, generalised_iou_loss, grounding_terms, term_counts
 from lumizoo.glip.tokens import Tokenizer, binary_map, positive_map
-from tests.zoo.glip_squares import VOCABULARY, vocabulary
 
 TEXT = "a red  square"
 
@@ -80,7 +80,7 @@ def test_special_tokens_are_asked_for_and_a_file_s_last_line_may_end(tmp_path: P
     assert Tokenizer.from_file(vocabulary(tmp_path), 8).size == len(VOCABULARY)
     with pytest.raises(UserError, match=r"--vocabulary has no token \[CLS\]"):
         Tokenizer(["[PAD]", "[UNK]", "[SEP]"], 8)
-    with pytest.raises(UserError, match="--vocabulary .*none.txt: cannot be read"):
+    with pytest.raises(UserError, match=r"--vocabulary .*none\.txt: cannot be read"):
         Tokenizer.from_file(str(tmp_path / "none.txt"), 8)
 
 
@@ -201,7 +201,10 @@ def targets(count: int, words: list[int], tokens: int = 6, seen: int = 4) -> Tar
     marked = torch.zeros(1, 1, tokens, dtype=torch.bool)
     marked[0, 0, words] = True
     return Targets(
-        boxes([4.0, 4.0, 51.0, 51.0]), torch.tensor([count]), marked, torch.arange(tokens)[None] < torch.tensor([[seen]])
+        boxes([4.0, 4.0, 51.0, 51.0]),
+        torch.tensor([count]),
+        marked,
+        torch.arange(tokens)[None] < torch.tensor([[seen]]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,25 +67,28 @@ def _of_one(
     parts = []
     for anchors, start in zip(levels, starts, strict=False):
         here = slice(start, start + len(anchors))
-        own = (one[number, here] for one in (found.alignment, found.centreness, found.boxes))
-        parts.append(_of_level(*own, anchors, words, rules))
+        one = replace(
+            found,
+            alignment=found.alignment[number, here],
+            centreness=found.centreness[number, here],
+            boxes=found.boxes[number, here],
+        )
+        parts.append(_of_level(one, anchors, words, rules))
     boxes, scores, labels = (torch.cat(list(one)) for one in zip(*parts, strict=True))
     height, width = size
     boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]) - 1)
     return best(Detections(boxes, scores, labels), rules)
 
 
-def _of_level(
-    alignment: Tensor, centreness: Tensor, code: Tensor, anchors: Tensor, words: Tensor, rules: Rules
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, scores and labels of one level of one picture."""
-    classes = alignment.sigmoid() @ words.T / words.sum(1).clamp(min=1)
-    weighed = torch.where(classes > rules.least_score, classes * centreness.sigmoid()[:, None], -1.0).flatten()
+def _of_level(found: Predictions, anchors: Tensor, words: Tensor, rules: Rules) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, scores and labels of one level of one picture, whose predictions are without the axis of pictures."""
+    classes = found.alignment.sigmoid() @ words.T / words.sum(1).clamp(min=1)
+    weighed = torch.where(classes > rules.least_score, classes * found.centreness.sigmoid()[:, None], -1.0).flatten()
     top = weighed.topk(min(rules.most_of_level, len(weighed)))
     kept = top.values >= 0
     place = top.indices[kept]
     at = place // len(words)
-    return decode(code[at], anchors[at]), top.values[kept].sqrt(), place % len(words) + 1
+    return decode(found.boxes[at], anchors[at]), top.values[kept].sqrt(), place % len(words) + 1
 
 
 def best(found: Detections, rules: Rules) -> Detections:

@@ -6,6 +6,8 @@ were trained so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
@@ -95,12 +97,12 @@ class Fusion(nn.Module):
         return text, *unflat(rows, [level.shape[2:] for level in levels])
 
 
-def flat(levels: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+def flat(levels: Sequence[Tensor]) -> Tensor:
     """Levels `(B, C, h, w)` to one row of positions `(B, A, C)`, level by level, row by row."""
     return torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
 
 
-def unflat(rows: Tensor, sizes: list[torch.Size]) -> list[Tensor]:
+def unflat(rows: Tensor, sizes: Sequence[torch.Size]) -> list[Tensor]:
     """The inverse of `flat`."""
     parts = rows.split([height * width for height, width in sizes], 1)
     return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]

@@ -18,15 +18,16 @@ CLAMP = 50_000.0
 
 def bert_config(config: GlipConfig) -> BertConfig:
     """The sizes in BERT's own terms."""
-    return BertConfig(
+    found = BertConfig(
         vocab_size=config.vocabulary_size,
         hidden_size=config.bert_width,
         num_hidden_layers=config.bert_layers,
         num_attention_heads=config.bert_heads,
         intermediate_size=config.bert_hidden,
         max_position_embeddings=config.bert_positions,
-        attn_implementation="sdpa",
     )
+    found._attn_implementation = "sdpa"
+    return found
 
 
 class LanguageBackbone(nn.Module):

@@ -85,8 +85,8 @@ class Prepare:
             reason = "no box is left to learn from" if not len(words) else "no box has a token in the text"
             raise BadRow(f"{reason} (a text has {config.max_tokens} tokens, a box more than one pixel)")
         picture = given.picture.decoded()
-        before = picture.shape[:2]
-        after = resized_shape(*before, int(draw.choice(config.train_sides)), config.long_side)
+        before = picture.shape[0], picture.shape[1]
+        after = resized_shape(before, int(draw.choice(config.train_sides)), config.long_side)
         boxes = scale_boxes(found.boxes, before, after)
         picture = resize(picture, *after)
         if mirrored:
@@ -141,15 +141,14 @@ class Prepare:
         if isinstance(given, Detection):
             self._check_names(given.classes)
             labels = np.array(given.labels, np.int32)
-            prompts = prompts_of_all(given.classes, self.tokenizer)
+            texts = self.texts(prompts_of_all(given.classes, self.tokenizer))
         else:
             phrases = list(dict.fromkeys(given.spans))
             labels = np.array([phrases.index(own) for own in given.spans], np.int32)
-            prompts = []
+            texts = self.phrases(given.caption, phrases)
         picture = given.picture.decoded()
-        before = picture.shape[:2]
-        after = resized_shape(*before, self.config.short_side, self.config.long_side)
-        texts = self.texts(prompts) if prompts else self.phrases(given.caption, phrases)
+        before = picture.shape[0], picture.shape[1]
+        after = resized_shape(before, self.config.short_side, self.config.long_side)
         return texts | {
             "picture": np.ascontiguousarray(resize(picture, *after).transpose(2, 0, 1)),
             "size": np.array(after, np.int32),
@@ -189,5 +188,4 @@ def inclusive(boxes: np.ndarray) -> np.ndarray:
 
 def not_empty(boxes: np.ndarray) -> np.ndarray:
     """Which boxes with inclusive corners have more than one pixel to both sides, bool `(N,)`."""
-    found: np.ndarray = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return found
+    return np.all(boxes[:, 2:] > boxes[:, :2], axis=1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 
-def resized_shape(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
+def resized_shape(size: tuple[int, int], short: int, longest: int) -> tuple[int, int]:
     """Height and width with the short side at `short`, or less where the long one would pass `longest`.
 
     The ratio is kept, the long side cut off to whole pixels.
     """
-    low, high = min(height, width), max(height, width)
+    height, width = size
+    low, high = min(size), max(size)
     if high / low * short > longest:
         short = max(1, round(longest * low / high))
     if short == low:

@@ -47,7 +47,7 @@ class GlipSystem(System):
     def portable(self) -> GlipConfig:
         """Files become whole paths, and are there: this is asked before anything of a job starts."""
         _ = self.preparation.tokenizer
-        paths = {name: whole_path(getattr(self.config, name), name.replace("_", "-")) for name in FILES}
+        paths: dict[str, Any] = {name: whole_path(getattr(self.config, name), name.replace("_", "-")) for name in FILES}
         return replace(self.config, **paths)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -212,8 +212,8 @@ class GlipSystem(System):
         self, picture: Any, asked: dict[str, np.ndarray], phrases: list[str], threshold: float, limit: int
     ) -> Found:
         pixels = pixels_of(picture)
-        before = pixels.shape[:2]
-        after = resized_shape(*before, self.config.short_side, self.config.long_side)
+        before = pixels.shape[0], pixels.shape[1]
+        after = resized_shape(before, self.config.short_side, self.config.long_side)
         row = asked | {
             "picture": resize(pixels, *after).transpose(2, 0, 1),
             "size": np.array(after, np.int32),

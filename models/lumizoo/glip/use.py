@@ -70,7 +70,8 @@ def _described(picture: Any) -> str:
 
 def phrases_in(text: str) -> list[list[tuple[int, int]]]:
     """Spans of the phrases that dots divide, one for each; a text without a dot is one phrase."""
-    found, begin = [], 0
+    found: list[list[tuple[int, int]]] = []
+    begin = 0
     for match in [*_SEPARATOR.finditer(text), None]:
         end = len(text) if match is None else match.start()
         if text[begin:end].strip():
@@ -79,10 +80,11 @@ def phrases_in(text: str) -> list[list[tuple[int, int]]]:
     return found
 
 
-def checked_spans(
-    text: str, spans: Sequence[Sequence[tuple[int, int]] | tuple[int, int]]
-) -> list[list[tuple[int, int]]]:
-    """Spans of a user's phrases, for each one [begin, end) or several.
+def checked_spans(text: str, spans: Sequence[Any]) -> list[list[tuple[int, int]]]:
+    """Spans of a user's phrases.
+
+    Args:
+        spans: for each phrase one [begin, end), or a list of them.
 
     Raises:
         UserError: one is empty or not inside the text.
@@ -91,9 +93,9 @@ def checked_spans(
     for one in spans:
         several = [one] if len(one) == 2 and all(isinstance(place, int) for place in one) else list(one)
         for span in several:
-            if len(span) != 2 or not 0 <= span[0] < span[1] <= len(text):  # type: ignore[arg-type,operator]
+            if len(span) != 2 or not 0 <= span[0] < span[1] <= len(text):
                 raise UserError(f"The span {span} is not [begin, end) within the text's {len(text)} characters.")
-        found.append([(int(begin), int(end)) for begin, end in several])  # type: ignore[misc]
+        found.append([(int(begin), int(end)) for begin, end in several])
     return found
 
 

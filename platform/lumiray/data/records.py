@@ -203,16 +203,16 @@ def boxes_of(row: Row) -> Grounding | Detection:
     for number, box in enumerate(boxes):
         _check_numbers(number, box)
     cut = np.array(boxes, np.float64).reshape(-1, 4).clip(0, [width, height, width, height])
-    kept = (cut[:, 2:] > cut[:, :2]).all(1)
+    kept = np.flatnonzero(np.all(cut[:, 2:] > cut[:, :2], axis=1)).tolist()
     if not detection:
         caption = _caption(given)
         spans = [_checked_spans(number, several, len(caption)) for number, several in enumerate(tied)]
-        return Grounding(picture, caption, cut[kept], tuple(spans[one] for one in kept.nonzero()[0]))
+        return Grounding(picture, caption, cut[kept], tuple(spans[one] for one in kept))
     classes = _class_names(row)
     wrong = next((label for label in tied if type(label) is not int or not 0 <= label < len(classes)), None)
     if wrong is not None:
         raise BadRow(f"a box has the label {_short(wrong)}, and there are {len(classes)} names from 0")
-    return Detection(picture, classes, cut[kept], tuple(tied[one] for one in kept.nonzero()[0]))
+    return Detection(picture, classes, cut[kept], tuple(tied[one] for one in kept))
 
 
 @dataclass(frozen=True)
