@@ -72,8 +72,7 @@ class GlipConfig:
     negatives: int = 85
     """Most classes that a detection prompt names besides those of its boxes, as drawn (card glip, Data)."""
     train_steps: int = 684_375
-    """Optimizer steps of the run, by which the rate's drops at 67 and 89 % are placed: 30 epochs of Objects365 and
-    GoldG, 1.46 M pictures, in batches of 64 (card glip, Training)."""
+    """Steps in all; the rate drops after 67 and 89 % of them: 30 epochs of 1.46 M pictures (card glip, Training)."""
     ema_decay: float = 0.999
     """Decay of the averaged weights; 0 for none, as in GLIP-L (card glip, Training)."""
 
