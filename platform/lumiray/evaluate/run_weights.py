@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lumiray.errors import UserError
 from lumiray.settings_file import job_from, read_settings
-from lumiray.storage import absolute, base_name, exists, is_s3, join, local_path, parent, read_bytes
+from lumiray.storage import NotThere, absolute, base_name, exists, is_s3, join, local_path, parent, read_bytes
 
-SETTINGS = "config.yaml"
+SETTINGS, IDENTITY = "config.yaml", "run.json"
 FILES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt")  # on S3 a folder is told from a file by its name alone
 
 
@@ -43,6 +44,16 @@ def settings_of_run(slug: str, weights: str) -> Any | None:
                     "`weights: str | None = None`, and its `build` has to load that file."
                 )
             return dataclasses.replace(settings, weights=None)
+    return None
+
+
+def stage_of_run(weights: str | None) -> str | None:
+    """The stage that the run trained whose weights are meant; None where they are of no run."""
+    if weights is None or not is_folder(weights):
+        return None
+    for folder in (weights, parent(parent(absolute(weights)))):
+        with suppress(NotThere, ValueError, LookupError, TypeError):
+            return str(json.loads(read_bytes(join(folder, IDENTITY)))["identity"]["stage"])
     return None
 
 
