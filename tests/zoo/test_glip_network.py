@@ -249,6 +249,7 @@ def test_towers_start_from_files_of_their_own(tmp_path: Path) -> None:
         ({"fusion_heads": 0}, "--fusion-heads is 0"),
         ({"norm_groups": 7}, "--norm-groups 7 does not divide a width of 256"),
         ({"max_tokens": 513}, "--max-tokens is 513; it must be between 3 and 512"),
+        ({"train_sides": (480, 5)}, "--train-sides is 5; it must be at least 32"),
         ({"train_sides": ()}, "--train-sides names no side"),
         ({"ema_decay": 1.0}, "--ema-decay is 1.0"),
         ({"frozen_stages": 5}, "--frozen-stages is 5"),

@@ -93,8 +93,10 @@ class GlipConfig:
         check_number("ema-decay", self.ema_decay, 0, 0.999999)
         check_number("negatives", self.negatives, 0)
         check_number("max-tokens", self.max_tokens, 3, self.bert_positions)
-        for side in (self.short_side, self.long_side, *self.train_sides):
-            check_number("long-side" if side == self.long_side else "short-side or --train-sides", side, 32)
+        check_number("short-side", self.short_side, 32)
+        check_number("long-side", self.long_side, 32)
+        for side in self.train_sides:
+            check_number("train-sides", side, 32)
         if not self.train_sides:
             raise UserError("--train-sides names no side; give one or more, such as 480 640 800.")
         widths = [self.swin_width * 2**stage for stage in range(STAGES)]

@@ -28,7 +28,11 @@ class Captioned:
 
 
 class Prepare:
-    """Rows to arrays; the tokenizer is made once."""
+    """Rows to arrays; the tokenizer is made once.
+
+    A row has a caption with spans, or names of classes with labels: see `lumiray.data.records.boxes_of`.  Captions are
+    not packed with those of other rows, as the recipe of GLIP-L does.
+    """
 
     def __init__(self, config: GlipConfig) -> None:
         self.config = config
@@ -71,7 +75,8 @@ class Prepare:
             pixels; `count` N; `words` bool `(N, T)`, tokens of each box; `tokens` int32 and `mask` bool `(1, T)`.
 
         Raises:
-            BadRow: the picture cannot be decoded, or nothing is left to learn from: no box, or none with a token.
+            BadRow: the picture cannot be decoded, or nothing is left to learn from: no box, or none with a token.  The
+                published code takes another row then, too, or leaves a batch out where a tenth of it has no box.
         """
         config = self.config
         found = self._captioned(given, draw)

@@ -55,7 +55,8 @@ class GlipSystem(System):
 
         The text encoder has a tenth of the rate; what has "bias" in its name has twice its rate and no decay, tables of
         relative positions included.  Published runs clip gradients to a norm of 1: `--engine.clip-norm 1`.  GLIP-L has
-        a weight decay of 0.01: `--optimizer.weight-decay 0.01`; that it falls with the rate is left out.
+        a weight decay of 0.01: `--optimizer.weight-decay 0.01`; that it falls with the rate is left out.  The warm-up
+        begins with a 2000th of the rate, in the published code with a 1000th.
         """
         config = self.config
         drops = tuple(int(part * config.train_steps) for part in DROPS)
