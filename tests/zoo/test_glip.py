@@ -265,6 +265,26 @@ def test_it_learns_to_find_squares_by_the_names_of_their_colours(tmp_path: Path)
     assert right >= 8, f"{right} of 10 squares were found"
 
 
+def test_micro_batches_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    from lumiray.train.terms import Totals, combine
+
+    rng = np.random.default_rng(0)
+    gradients = []
+    pairs = [squares(rng) for _ in range(3)]
+    pairs[2][1].update(boxes=pairs[2][1]["boxes"][:1], spans=pairs[2][1]["spans"][:1])  # counts differ
+    for sizes in ((3,), (1, 2)):
+        system = built(tiny(tmp_path))
+        system.networks.eval()
+        rows = [prepared(system, row(picture, **fields), 5) for picture, fields in pairs]
+        micros = [batch_of(system, [rows.pop(0) for _ in range(size)]) for size in sizes]
+        counts = [system.counts("glip", one) for one in micros]
+        totals = Totals({name: sum(one[name].float() for one in counts) for name in counts[0]}, 1, len(micros))
+        for one in micros:
+            combine(system.losses("glip", one, 0), 1 / len(micros), torch.device("cpu"), totals).loss.backward()
+        gradients.append([value.grad for value in system.networks.parameters() if value.grad is not None])
+    assert all(torch.allclose(*pair, rtol=1e-3, atol=1e-6) for pair in zip(*gradients, strict=True))
+
+
 def test_a_step_is_rehearsed_without_memory(tmp_path: Path) -> None:
     from lumiray.train.rehearsal import rehearse
     from lumiray.train.without_memory import networks_without_memory

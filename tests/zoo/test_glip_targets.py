@@ -270,5 +270,5 @@ def test_two_pictures_together_are_the_sums_of_each() -> None:
     together = grounding_terms(both, joined)
     alone = [grounding_terms(found, one) for one in (first, second)]
     for name, term in together.items():
-        assert float(term.sum) == pytest.approx(sum(float(one[name].sum) for one in alone), rel=1e-5)
+        assert term.sum.item() == pytest.approx(sum(one[name].sum.item() for one in alone), rel=1e-5)
         assert float(term.count) == pytest.approx(sum(float(one[name].count) for one in alone))
