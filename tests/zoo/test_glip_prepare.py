@@ -305,6 +305,14 @@ def test_the_vocabulary_is_asked_for_and_must_fit_the_table(tmp_path: Path) -> N
         GlipSystem().portable()
     with pytest.raises(UserError, match="has 22 tokens, and the text encoder has a table of 21"):
         GlipSystem(tiny(tmp_path, vocabulary_size=21)).portable()
-    with pytest.raises(UserError, match=r"--swin-weights .*nowhere\.pth: no such file"):
+    with pytest.raises(UserError, match=r"--swin-weights .*nowhere\.pth: no such file.*Swin's authors.*from scratch"):
         GlipSystem(tiny(tmp_path, swin_weights=str(tmp_path / "nowhere.pth"))).portable()
     assert Path(str(GlipSystem(tiny(tmp_path)).portable().vocabulary)).is_absolute()
+
+
+def test_towers_that_start_from_scratch_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bert.bin").touch()
+    GlipSystem(tiny(tmp_path, bert_weights=str(tmp_path / "bert.bin"))).portable()
+    assert capsys.readouterr().err == "note: without --swin-weights these towers start from scratch\n"
+    GlipSystem(tiny(tmp_path, weights=str(tmp_path / "bert.bin"))).portable()
+    assert not capsys.readouterr().err

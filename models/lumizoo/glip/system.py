@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,13 +25,12 @@ from lumizoo.glip.prepare import Prepare
 from lumizoo.glip.prompts import prompts_of_all
 from lumizoo.glip.resize import resize, resized_shape
 from lumizoo.glip.use import Found, checked_spans, phrases_in, pixels_of, words_of
-from lumizoo.glip.weights import load_bert, load_published, load_swin, to_published
+from lumizoo.glip.weights import TOWERS, load_bert, load_published, load_swin, to_published, tower_file
 
 KEY = "glip"
 TEXT_FACTOR, BIAS_FACTOR = 0.1, 2.0  # of the learning rate
 WARMUP = 2000
 DROPS = (0.67, 0.89)  # parts of the run after which the rate is a tenth of what it was
-FILES = ("weights", "swin_weights", "bert_weights", "vocabulary")
 
 
 class GlipSystem(System):
@@ -45,10 +45,18 @@ class GlipSystem(System):
         self.preparation = Prepare(self.config)
 
     def portable(self) -> GlipConfig:
-        """Files become whole paths, and are there: this is asked before anything of a job starts."""
+        """Files become whole paths, and are there: this is asked before anything of a job starts.
+
+        Towers that start from scratch, for want of a file, are named on stderr.
+        """
+        config = self.config
         _ = self.preparation.tokenizer
-        paths: dict[str, Any] = {name: whole_path(getattr(self.config, name), name.replace("_", "-")) for name in FILES}
-        return replace(self.config, **paths)
+        paths: dict[str, Any] = {name: whole_path(getattr(config, name), name) for name in ("weights", "vocabulary")}
+        paths |= {name: tower_file(getattr(config, name), name) for name in TOWERS}
+        missing = [name.replace("_", "-") for name in TOWERS if not (paths[name] or config.weights)]
+        if missing:
+            print(f"note: without --{' and --'.join(missing)} these towers start from scratch", file=sys.stderr)
+        return replace(config, **paths)
 
     def stages(self) -> tuple[Stage, ...]:
         """The single stage; rates by name are known once the networks are built.

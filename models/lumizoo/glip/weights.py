@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lumizoo.blocks.published import load_strictly, read_state
+from lumiray.errors import UserError
+from lumizoo.blocks.published import load_strictly, read_state, whole_path
 from lumizoo.glip.anchors import cell_anchors
 from lumizoo.glip.network import Glip
 
 ANCHORS = "rpn.anchor_generator.cell_anchors."
 POSITIONS = "embeddings.position_ids"  # that BERT may bring
+TOWERS = {  # where their files come from
+    "swin_weights": "the classifier of ImageNet-1k, for GLIP-L of 22k at 384 pixels, that Swin's authors publish",
+    "bert_weights": "bert-base-uncased of the model hub (pytorch_model.bin or model.safetensors)",
+}
 OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+def tower_file(path: str | None, name: str) -> str | None:
+    """The absolute path of a tower's file, `swin_weights` or `bert_weights`; None stays None.
+
+    Raises:
+        UserError: it is not there; says what it should be.
+    """
+    try:
+        return whole_path(path, name.replace("_", "-"))
+    except UserError as error:
+        raise UserError(f"{error} It is {TOWERS[name]}; without this option the tower starts from scratch.") from None
 
 
 def load_published(network: Glip, path: str) -> None:
