@@ -35,7 +35,7 @@ def train(slug: str, settings: Path, output: Path, write: Callable[[Path], dict[
     """
     if not (output / "shards").exists():
         for part, folder in write(output / "pictures").items():
-            make_shards(str(folder), str(output / "shards" / part), rows_per_shard=100)
+            make_shards(str(folder), str(output / "shards" / part), rows_per_shard=100, captions=False)
     options = [
         *(slug, "--config", str(settings), "--shards", str(output / "shards" / "train")),
         *("--val-shards", str(output / "shards" / "held-out"), "--output", str(output / "run")),
@@ -60,8 +60,9 @@ def networks(slug: str, run: Path) -> dict[str, Any]:
     weights = run.parent / f"{slug}.safetensors"
     export_run(str(run), "safetensors", str(weights))
     torch.manual_seed(job.run.seed)
-    first = lumizoo.load(slug, **vars(job.system))
-    return {"step 0": first, "trained": lumizoo.load(slug, **vars(job.system) | {"weights": str(weights)})}
+    first = lumizoo.load(slug, stage=job.run.stage, **vars(job.system))
+    settings = vars(job.system) | {"weights": str(weights)}
+    return {"step 0": first, "trained": lumizoo.load(slug, stage=job.run.stage, **settings)}
 
 
 def decibels(results: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> float:

@@ -11,7 +11,7 @@ from tests.zoo.codeformer_faces import TINY
 from torch import nn
 
 from lumiray.errors import UserError
-from lumizoo.blocks.lpips import Lpips, load_lpips
+from lumizoo.blocks.lpips import Lpips, load_lpips, lpips_of_levels
 from lumizoo.blocks.vgg import Vgg, load_vgg
 from lumizoo.codeformer.config import CodeformerConfig
 from lumizoo.codeformer.discriminator import BatchNorm, Discriminator
@@ -184,6 +184,24 @@ def test_lpips_reads_both_published_layouts(tmp_path: Path) -> None:
         UserError, match=r"--lpips-weights .* does not fit the model: 1 missing: lin2\.model\.1\.weight"
     ):
         load_lpips(str(tmp_path / "vgg16.pth"), str(tmp_path / "lpips.pth"))
+
+
+def test_lpips_of_levels_is_that_of_pictures_and_refuses_what_is_too_small(tmp_path: Path) -> None:
+    network = Lpips()
+    torch.save(network.vgg.state_dict(), tmp_path / "vgg16.pth")
+    state = {f"lin{number}.model.1.weight": one.weight.data for number, one in enumerate(network.linear)}
+    torch.save(state, tmp_path / "lpips.pth")
+    files = [str(tmp_path / name) for name in ("vgg16.pth", "lpips.pth")]
+    measure = lpips_of_levels(*files, ("one", "other"))
+    levels = torch.randint(0, 256, (2, 2, 3, 17, 40), dtype=torch.uint8)
+    found = measure(*levels)
+    assert found.dtype == torch.float64
+    assert found.tolist() == pytest.approx(network(*(levels / 127.5 - 1)).tolist(), rel=1e-5)
+    assert measure(levels[0], levels[0]).tolist() == [0, 0]
+    with pytest.raises(UserError, match="at least 16 x 16 pixels, and one of the set has 40 x 15"):
+        measure(levels[0, ..., :15, :], levels[1, ..., :15, :])
+    with pytest.raises(UserError, match=r"--other .*vgg16\.pth does not fit"):
+        lpips_of_levels(files[0], files[0], ("one", "other"))
 
 
 def test_vgg_s_layers_are_torchvision_s(tmp_path: Path) -> None:

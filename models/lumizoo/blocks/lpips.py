@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from lumiray.errors import UserError
 from lumizoo.blocks.published import load_strictly, read_state, whole_path
 from lumizoo.blocks.vgg import WIDTHS, Vgg, load_vgg
 
+LEAST_SIDE = 16  # pixels, of which the last layer sees one
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 VGG_OPTION, LPIPS_OPTION = "vgg-weights", "lpips-weights"
@@ -57,17 +60,43 @@ def lpips_files(vgg: str | None, linear: str | None, how_to_do_without: str) -> 
     return str(whole_path(vgg, VGG_OPTION)), str(whole_path(linear, LPIPS_OPTION))
 
 
-def load_lpips(vgg: str, linear: str) -> Lpips:
+def load_lpips(vgg: str, linear: str, options: tuple[str, str] = (VGG_OPTION, LPIPS_OPTION)) -> Lpips:
     """The network with the weights of torchvision's file and of that of the linear layers, `lin0.model.1.weight`...
+
+    Args:
+        options: that named the files, for messages.
 
     Raises:
         UserError: a file is missing, holds more than tensors, or is another network's.
     """
     network = Lpips()
-    load_vgg(network.vgg, vgg, VGG_OPTION)
+    load_vgg(network.vgg, vgg, options[0])
     layers = nn.ModuleDict({f"lin{number}": _Named(layer) for number, layer in enumerate(network.linear)})
-    load_strictly(layers, read_state(linear, LPIPS_OPTION), linear, LPIPS_OPTION)
+    load_strictly(layers, read_state(linear, options[1]), linear, options[1])
     return network
+
+
+def lpips_of_levels(vgg: str, linear: str, options: tuple[str, str]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The measure of pictures as levels in [0, 255], `(B, 3, H, W)` each, to fp64 `(B,)`; lower is better.
+
+    Args:
+        options: that named the files, for messages.
+
+    Raises:
+        UserError: as `load_lpips`; when called, pictures are too small for the layers.
+    """
+    network = load_lpips(vgg, linear, options)
+
+    def measured(restored: Tensor, reference: Tensor) -> Tensor:
+        if min(reference.shape[2:]) < LEAST_SIDE:
+            raise UserError(
+                f"LPIPS needs pictures of at least {LEAST_SIDE} x {LEAST_SIDE} pixels, and one of the set has "
+                f"{reference.shape[3]} x {reference.shape[2]}: leave LPIPS out."
+            )
+        network.to(reference.device)
+        return network(*(levels.float() / 127.5 - 1 for levels in (restored, reference))).double()
+
+    return measured
 
 
 class _Named(nn.Module):

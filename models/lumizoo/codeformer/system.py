@@ -181,8 +181,12 @@ class CodeformerSystem(System):
         return published(state)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """What PSNR and SSIM compare, uint8 `(B, 3, S, S)`: `restored` (in stage vqgan the clean face), `reference`."""
-        return {"restored": self.restore(batch[EVALUATED[self._stage]]), "reference": batch["clean"]}
+        """What PSNR and SSIM compare, uint8 `(B, 3, S, S)`: `restored` and `reference`; `input` is what was restored.
+
+        In stage vqgan that is the clean face.
+        """
+        given = batch[EVALUATED[self._stage]]
+        return {"input": given, "restored": self.restore(given), "reference": batch["clean"]}
 
     def restore(self, pictures: Picture, fidelity: float | None = None) -> Picture:
         """Restored aligned faces of the kind and size that was given (see `through`); levels are rounded.

@@ -61,15 +61,24 @@ def result_name(name: str, form: str) -> str:
     return name if kept else stem + EXTENSIONS[form][0]
 
 
+def refuse_unless_restores(slug: str) -> None:
+    """See that a system restores pictures.
+
+    Raises:
+        UserError: it does not; names those that do.
+    """
+    if system_class(slug).restore is System.restore:
+        able = [one for one in slugs() if system_class(one).restore is not System.restore]
+        raise UserError(f"{slug} restores no pictures; these do: {', '.join(able)}.")
+
+
 def _whole(command: RestoreCommand) -> Any:
     """The settings, with weights that every process finds.
 
     Raises:
         UserError: the system restores nothing, or is given no weights.
     """
-    if system_class(command.slug).restore is System.restore:
-        able = [slug for slug in slugs() if system_class(slug).restore is not System.restore]
-        raise UserError(f"{command.slug} restores no pictures; these do: {', '.join(able)}.")
+    refuse_unless_restores(command.slug)
     config = command.config
     if not hasattr(config, "weights"):
         return config
