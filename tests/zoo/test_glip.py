@@ -23,11 +23,11 @@ from lumizoo.glip.use import checked_spans, phrases_in, words_of
 
 
 def test_rates_and_decay_follow_the_names_of_parameters(tmp_path: Path) -> None:
-    system = built(tiny(tmp_path, train_steps=1000))
+    system = built(tiny(tmp_path))
     (stage,) = system.stages()
-    assert (stage.record, stage.steps, stage.global_batch_size) == (Record.GROUNDING, 1000, 64)
+    assert (stage.record, stage.steps, stage.global_batch_size) == (Record.GROUNDING, 684_375, 64)
     (player,) = stage.players
-    assert (player.ema, player.schedule.milestones, player.schedule.factor) == (0.999, (670, 890), 0.1)
+    assert (player.ema, player.schedule.milestones, player.schedule.factor) == (0.999, (0.67, 0.89), 0.1)
     factors = {
         "glip.backbone.body.layers.0.blocks.0.attn.qkv.weight": 1.0,
         "glip.backbone.body.layers.0.blocks.0.attn.relative_position_bias_table": 2.0,

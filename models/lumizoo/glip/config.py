@@ -71,8 +71,6 @@ class GlipConfig:
     """Swap left and right in the caption of a mirrored picture; published captions stay (card glip, Training)."""
     negatives: int = 85
     """Most classes that a detection prompt names besides those of its boxes, as drawn (card glip, Data)."""
-    train_steps: int = 684_375
-    """Steps in all; the rate drops after 67 and 89 % of them: 30 epochs of 1.46 M pictures (card glip, Training)."""
     ema_decay: float = 0.999
     """Decay of the averaged weights; 0 for none, as in GLIP-L (card glip, Training)."""
 
@@ -84,7 +82,7 @@ class GlipConfig:
         """
         for name in ("bert_width", "bert_layers", "bert_heads", "bert_hidden", "vocabulary_size", "channels", "blocks"):
             check_number(name.replace("_", "-"), getattr(self, name), 1)
-        for name in ("swin_width", "swin_window", "norm_groups", "fusion_width", "fusion_heads", "train_steps"):
+        for name in ("swin_width", "swin_window", "norm_groups", "fusion_width", "fusion_heads"):
             check_number(name.replace("_", "-"), getattr(self, name), 1)
         for depth in self.swin_depths:
             check_number("swin-depths", depth, 1)

@@ -30,6 +30,7 @@ from lumizoo.glip.weights import TOWERS, load_bert, load_published, load_swin, t
 KEY = "glip"
 TEXT_FACTOR, BIAS_FACTOR = 0.1, 2.0  # of the learning rate
 WARMUP = 2000
+STEPS = 684_375  # 30 epochs of 1.46 M pictures
 DROPS = (0.67, 0.89)  # parts of the run after which the rate is a tenth of what it was
 
 
@@ -67,12 +68,11 @@ class GlipSystem(System):
         begins with a 2000th of the rate, in the published code with a 1000th.
         """
         config = self.config
-        drops = tuple(int(part * config.train_steps) for part in DROPS)
         player = Player(
             KEY,
             (KEY,),
             Optimizer("adamw", lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4),
-            Schedule("steps", warmup=WARMUP, milestones=drops, factor=0.1),
+            Schedule("steps", warmup=WARMUP, milestones=DROPS, factor=0.1),
             ema=config.ema_decay or None,
             no_decay=frozenset(name for name in self._names() if "bias" in name),
             lr_factors={name: factor for name in self._names() if (factor := rate_factor(name)) != 1},
@@ -82,9 +82,10 @@ class GlipSystem(System):
                 "pretrain",
                 Record.GROUNDING,
                 (player,),
-                steps=config.train_steps,
+                steps=STEPS,
                 global_batch_size=64,
                 micro_batch_size=2,
+                metrics=("box_ap",),
             ),
         )
 
