@@ -1,4 +1,4 @@
-"""The files that make clusters: accepted by Ray's own validation, closed to strangers, exactly the lock's environment."""
+"""The files that make clusters: accepted by Ray, closed to strangers, with exactly the environment of the lock."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from lumiray.config import CheckpointConfig, EngineConfig, LogConfig, RunConfig
 from lumiray.data.decoder import Block
 from lumiray.data.entries import EVALUATE, TRAIN, Entry
 from lumiray.system import Batch, Record, Schedule, Stage, Term
+from lumiray.train.notice import Notice
 
 ROWS, MICRO = 12, 3  # of a global batch: four micro-batches
 PLAIN = toy.ToyConfig(dropout=0.0)
@@ -61,6 +62,33 @@ class Hungry(Contrast):
         return super().features(player, batch)
 
 
+class Told(Notice):
+    """Of a host whose metadata service announces its end before a step (counted from 0)."""
+
+    def __init__(self, step: int | None) -> None:
+        super().__init__(None, lambda: False, asks=False)
+        self._step, self._asked_for = step, -1
+
+    def heard(self) -> bool:
+        self._asked_for += 1
+        return self._step is not None and self._asked_for >= self._step
+
+
+class Drained(Notice):
+    """Of a node that Ray drains before a step; all ranks ask together."""
+
+    def __init__(self, step: int, asks: bool) -> None:
+        super().__init__(None, lambda: self._steps > step, asks)
+        self._steps = 0
+
+    def heard(self) -> bool:
+        self._steps += 1
+        return False
+
+    def due(self) -> bool:
+        return self._asks
+
+
 @dataclass(frozen=True)
 class Case:
     """One run of the loop.
@@ -69,6 +97,7 @@ class Case:
         spoil: alters the arrays of an entry on a rank, or raises; may return bad rows that it reports.
         stop: (rank, step) at which that rank alone is asked to stop.
         config: of the toy.
+        notice: of a host that is about to be taken away, by rank.
     """
 
     system: type
@@ -78,6 +107,7 @@ class Case:
     stop: tuple[int, int] | None = None
     evaluate_every: int = 0
     config: toy.ToyConfig = PLAIN
+    notice: Callable[[int], Notice] = lambda rank: Notice(None, lambda: False, asks=False)
 
 
 def arrays_of(entry: Entry) -> dict[str, np.ndarray]:
@@ -159,6 +189,7 @@ def run(case: Case, url: str) -> dict[str, Any]:
         if rank == 0
         else None,
         Marks(0.0),
+        case.notice(rank),
         lines.append,
     )
     loop = Loop(replace(case.run, output=url), place, stage, players, around)
@@ -321,6 +352,8 @@ def of_endings() -> dict[str, Case]:
         "twenty": Case(Contrast, settings(checkpoint=2), steps=40, spoil=nan(*range(5, 40))),
         "nineteen twice": Case(Contrast, settings(checkpoint=2), steps=39, spoil=nan(*late)),
         "stop": Case(Contrast, settings(), steps=8, stop=(1, 3)),
+        "taken away": Case(Contrast, settings(), steps=4, notice=lambda rank: Told(2 if rank == 1 else None)),
+        "drained": Case(Contrast, settings(), steps=4, notice=lambda rank: Drained(2, asks=rank == 0)),
         "fails": Case(Contrast, settings(2), steps=8, spoil=failing(TRAIN, 3)),
         "fails in evaluation": Case(
             Contrast, settings(3), steps=8, spoil=failing(EVALUATE, 2, start=9), evaluate_every=2

@@ -39,6 +39,8 @@ from lumiray.train.bad_rows import LeftOut, of_all_ranks, report, too_many
 from lumiray.train.checkpoint import Checkpointer
 from lumiray.train.engine import set_learning_rate
 from lumiray.train.marks import Marks
+from lumiray.train.notice import Notice
+from lumiray.train.pace import Pace
 from lumiray.train.players import Counters, Moved, Trained, memory_gb, numbers
 from lumiray.train.progress import Progress
 from lumiray.train.running_statistics import RunningStatistics
@@ -75,6 +77,7 @@ class Surroundings:
     Args:
         stream: what the feed delivers.
         progress: on rank 0 only.
+        notice: of hosts that are about to be taken away.
         show: one line for the user, from any rank.
     """
 
@@ -83,6 +86,7 @@ class Surroundings:
     checkpointer: Checkpointer
     progress: Progress | None
     marks: Marks
+    notice: Notice
     show: Callable[[str], object]
 
 
@@ -114,10 +118,12 @@ class Loop:
         self.run, self.place, self.stage, self.players = run, place, stage, players
         self.stream, self.feed, self.checkpointer = around.stream, around.feed, around.checkpointer
         self.progress, self.show, self.marks = around.progress, around.show, around.marks
+        self.notice, self._warned = around.notice, False
         self.classes = classes
         self.counters = Counters()
         self._moved: dict[str, Moved] = {}  # the newest turn of every player
         self._statistics = RunningStatistics(system_of(players).networks.values())
+        self._pace = Pace(self.place.num_ranks, self.place.device)
         self.metrics: dict[str, float] = {}
         self._waited_s = 0.0
         self._logged_at = time.perf_counter()
@@ -266,12 +272,24 @@ class Loop:
 
     def _agree(self, verdict: int, count: int = 0) -> tuple[int, int]:
         """The gravest of all ranks' verdicts, so that they leave the loop at the same step; the sum of counts."""
-        if self.place.num_ranks == 1:
-            return verdict, count
-        told = torch.tensor([verdict == STOP, verdict == FAILED, count], dtype=torch.int64, device=self.place.device)
-        dist.all_reduce(told)
-        stops, failures, total = told.tolist()
+        own = [verdict == STOP, verdict == FAILED, count, self.notice.heard(), self.notice.due()]
+        if self.place.num_ranks > 1:
+            begin = time.perf_counter()
+            told = torch.tensor(own, dtype=torch.int64, device=self.place.device)
+            dist.all_reduce(told)
+            own = told.tolist()
+            self._pace.waited(time.perf_counter() - begin)
+        stops, failures, total, heard, due = own
+        self._heed(bool(heard), bool(due))
         return (FAILED if failures else STOP if stops else GO), total
+
+    def _heed(self, heard: bool, due: bool) -> None:
+        """Let a checkpoint follow this step where a host is about to be taken away; the same on every rank."""
+        drained = due and self.notice.drained()
+        if (heard or drained) and not self._warned:
+            self._warned = self._save_due = True
+            if self.place.rank == 0:
+                self.show(f"a host is about to be taken away: a checkpoint follows step {self.counters.step + 1}")
 
     def log(self, step: int) -> None:
         """Reduce the newest step's numbers over ranks and hand them to the progress of rank 0."""
@@ -284,7 +302,10 @@ class Loop:
             "step_s": took / steps,
             "data_wait_share": min(1.0, waited / took),
             "memory_gb": memory_gb(self.place.device),
+            **self._pace.figures(steps),
         }
+        if self.counters.skipped:
+            values["skipped_updates"] = float(sum(self.counters.skipped.values()))
         if self.counters.replaced_rows:
             values["replaced_rows"] = float(self.counters.replaced_rows)
         if self.progress:
