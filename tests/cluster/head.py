@@ -55,6 +55,7 @@ class Head:
         command += [f"--metrics-export-port={self.metrics}", f"--ray-client-server-port={self.client}"]
         command += ["--node-ip-address=127.0.0.1", f"--temp-dir={self.base / 'ray'}"]
         extra = {"PYTHONPATH": str(decoy.parent), "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+        extra |= {"RAY_ADDRESS": f"127.0.0.1:{self.gcs}"}  # there may be other clusters on this machine
         extra |= {"RAY_metrics_report_interval_ms": "1000", **NODE_SECRETS}
         with (self.base / "head.log").open("wb") as log:
             self.process = subprocess.Popen(

@@ -16,6 +16,10 @@ from tests.house.sources import ROOT
 from lumiray.run_status import run_status
 
 STEPS = 5000  # far more than are made
+OPTIONS = (
+    *("--model", TINY, "--global-batch-size", "32", "--micro-batch-size", "8", "--steps", str(STEPS)),
+    *("--warmup", "6", "--log.every", "1", "--checkpoint.every", "100000", "--retries", "0"),
+)
 
 
 @dataclass
@@ -44,10 +48,7 @@ class Told:
 def tell(head: Head, shards: Path, output: Path) -> Told:
     """Submit a run, look at it, stop it, submit it again, and cut its driver."""
     run = Told(output)
-    options = ("--shards", str(shards), "--model", TINY, "--global-batch-size", "32", "--micro-batch-size", "8")
-    options += ("--workers", "2", "--steps", str(STEPS), "--warmup", "6", "--log.every", "1")
-    options += ("--checkpoint.every", "1000", "--retries", "0", "--output", str(run.output))
-
+    options = (*OPTIONS, "--shards", str(shards), "--workers", "2", "--output", str(output))
     run.submitted = head.submit("first", ROOT, "python", "jobs/clip_pretrain.py", *options)
     assert run.submitted[0] == 0, run.submitted[1]
     until_logged(head, "first", "step 3/")

@@ -117,11 +117,9 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
 
     from lumiray.train.board import StopWatch
     from lumiray.train.checkpoint import Checkpointer, restore
-    from lumiray.train.gauges import Gauges
     from lumiray.train.loop import Loop, Place, Surroundings
     from lumiray.train.notice import of_this_node
     from lumiray.train.players import Counters, make_players
-    from lumiray.train.progress import Progress
 
     run = spec.job.run
     context = ray.train.get_context()
@@ -147,23 +145,7 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     position = None
     if manifest is not None:
         position = restore(manifest, {name: one.engine for name, one in players.items()})
-    first_step = int(position["step"]) if position else 0
-    progress = None
-    if rank == 0:
-        progress = Progress(
-            spec.output,
-            board.show.remote,
-            total_steps=place.total_steps,
-            first_step=first_step,
-            log=run.log,
-            flops_per_sample=flops,
-            num_devices=num_ranks,
-        )
-        tags = {"run": spec.output, "system": spec.job.slug, "stage": spec.stage}
-        constant = {"total_steps": place.total_steps, "restarts": begin(spec.output, first_step)}
-        progress.also_to(Gauges(tags, constant, checkpointer.age_s))
-        if manifest is not None:
-            progress.message(f"resumed at step {first_step} from {manifest.url}")
+    progress = make_progress(spec, board, checkpointer, manifest, flops) if rank == 0 else None
     notice = of_this_node(rank)
     around = Surroundings(
         spec.stream, feed, checkpointer, progress, spec.marks, notice, lambda text: board.show.remote(text, False)
@@ -183,6 +165,37 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
         checkpointer.close()
         if progress:
             progress.close()
+
+
+def make_progress(spec: WorkerSpec, board: Any, checkpointer: Any, manifest: Any, flops: float | None) -> Any:
+    """Say that the run is on its way, and open all that its numbers go to; of rank 0.
+
+    Args:
+        checkpointer: tells the age of the last checkpoint.
+        manifest: of the checkpoint that the run goes on from, or None.
+        flops: of forward and backward of one sample, if known.
+    """
+    import ray.train
+
+    from lumiray.train.gauges import Gauges
+    from lumiray.train.progress import Progress
+
+    first_step = int(manifest.position["step"]) if manifest is not None else 0
+    progress = Progress(
+        spec.output,
+        board.show.remote,
+        total_steps=spec.stream.total_steps,
+        first_step=first_step,
+        log=spec.job.run.log,
+        flops_per_sample=flops,
+        num_devices=ray.train.get_context().get_world_size(),
+    )
+    tags = {"run": spec.output, "system": spec.job.slug, "stage": spec.stage}
+    constant = {"total_steps": spec.stream.total_steps, "restarts": begin(spec.output, first_step)}
+    progress.also_to(Gauges(tags, constant, checkpointer.age_s))
+    if manifest is not None:
+        progress.message(f"resumed at step {first_step} from {manifest.url}")
+    return progress
 
 
 def networks(spec: WorkerSpec, fresh: bool) -> System:
