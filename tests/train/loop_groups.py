@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,6 +90,32 @@ class Drained(Notice):
         return self._asks
 
 
+COMES_BACK = threading.Event()  # of the rows of a starved rank
+
+
+class Starved(Notice):
+    """Told when three steps are finished; once their checkpoint is there, the rows of the fourth come on rank 0."""
+
+    def __init__(self, rank: int, url: str) -> None:
+        super().__init__(None, lambda: False, asks=False)
+        self._url = url
+
+    def heard(self) -> bool:
+        if (Path(self._url) / "checkpoints" / "step-00000003" / "manifest.json").exists():
+            COMES_BACK.set()
+        return (Path(self._url) / "metrics.jsonl").exists() and 3 in logged(self._url)
+
+
+def starving(step: int) -> Spoil:
+    """The rows of a step do not come on rank 0 before a checkpoint was written."""
+
+    def spoil(rank: int, entry: Entry, arrays: dict[str, np.ndarray]) -> None:
+        if rank == 0 and entry.step == step and not COMES_BACK.wait(60):
+            raise RuntimeError("no checkpoint was written while the rows did not come")
+
+    return spoil
+
+
 @dataclass(frozen=True)
 class Case:
     """One run of the loop.
@@ -97,7 +124,7 @@ class Case:
         spoil: alters the arrays of an entry on a rank, or raises; may return bad rows that it reports.
         stop: (rank, step) at which that rank alone is asked to stop.
         config: of the toy.
-        notice: of a host that is about to be taken away, by rank.
+        notice: of a host that is about to be taken away, by rank and the run's folder.
     """
 
     system: type
@@ -107,7 +134,7 @@ class Case:
     stop: tuple[int, int] | None = None
     evaluate_every: int = 0
     config: toy.ToyConfig = PLAIN
-    notice: Callable[[int], Notice] = lambda rank: Notice(None, lambda: False, asks=False)
+    notice: Callable[[int, str], Notice] = lambda rank, url: Notice(None, lambda: False, asks=False)
 
 
 def arrays_of(entry: Entry) -> dict[str, np.ndarray]:
@@ -158,6 +185,7 @@ def run(case: Case, url: str) -> dict[str, Any]:
     """Run the loop on this rank from fresh weights; how it ended and what it left, of every rank."""
     from lumiray.data.feed import Feed
     from lumiray.errors import UserError
+    from lumiray.train import loop as loop_module
     from lumiray.train.checkpoint import Checkpointer
     from lumiray.train.failure import out_of_memory
     from lumiray.train.fragments import full_fp32_state
@@ -168,6 +196,7 @@ def run(case: Case, url: str) -> dict[str, Any]:
     from lumiray.train.progress import Progress
 
     rank, world = dist.get_rank(), dist.get_world_size()
+    loop_module.PATIENCE_S = 0.5
     place = Place(rank, world, torch.device("cpu"), MICRO, ROWS // MICRO, case.steps)
     torch.manual_seed(0)
     system = case.system(case.config)
@@ -189,14 +218,13 @@ def run(case: Case, url: str) -> dict[str, Any]:
         if rank == 0
         else None,
         Marks(0.0),
-        case.notice(rank),
+        case.notice(rank, url),
         lines.append,
     )
     loop = Loop(replace(case.run, output=url), place, stage, players, around)
-    asked = iter(range(case.steps + 1))
     memory = None
     try:
-        ended: Any = loop.train(lambda: (rank, next(asked)) == case.stop)
+        ended: Any = loop.train(lambda: (rank, loop.counters.step) == case.stop)
         around.checkpointer.wait()
     except Exception as error:  # the test decides what should have come
         ended, memory = f"{type(error).__name__}: {error}", out_of_memory(error)
@@ -352,8 +380,9 @@ def of_endings() -> dict[str, Case]:
         "twenty": Case(Contrast, settings(checkpoint=2), steps=40, spoil=nan(*range(5, 40))),
         "nineteen twice": Case(Contrast, settings(checkpoint=2), steps=39, spoil=nan(*late)),
         "stop": Case(Contrast, settings(), steps=8, stop=(1, 3)),
-        "taken away": Case(Contrast, settings(), steps=4, notice=lambda rank: Told(2 if rank == 1 else None)),
-        "drained": Case(Contrast, settings(), steps=4, notice=lambda rank: Drained(2, asks=rank == 0)),
+        "taken away": Case(Contrast, settings(), steps=4, notice=lambda rank, url: Told(2 if rank == 1 else None)),
+        "drained": Case(Contrast, settings(), steps=4, notice=lambda rank, url: Drained(2, asks=rank == 0)),
+        "starved": Case(Contrast, settings(), steps=5, spoil=starving(3), notice=Starved),
         "fails": Case(Contrast, settings(2), steps=8, spoil=failing(TRAIN, 3)),
         "fails in evaluation": Case(
             Contrast, settings(3), steps=8, spoil=failing(EVALUATE, 2, start=9), evaluate_every=2

@@ -227,7 +227,13 @@ def test_notice_that_a_host_goes_brings_one_checkpoint_at_once_and_training_goes
     found = of_two[name]
     assert found["ended"] == [True, True]
     assert list(found["checkpoints"]) == ["4", "3"]
-    assert found["lines"] == [["a host is about to be taken away: a checkpoint follows step 3"], []]
+    assert found["lines"] == [["a host is about to be taken away: a checkpoint comes next"], []]
+
+
+def test_a_checkpoint_does_not_wait_for_rows_that_a_host_which_goes_gives_no_more(of_two: dict[str, Run]) -> None:
+    found = of_two["starved"]
+    assert found["ended"] == [True, True]
+    assert list(found["checkpoints"]) == ["5", "3"]
 
 
 @pytest.mark.parametrize(("name", "step"), [("fails", 3), ("fails in evaluation", 2)])
