@@ -21,3 +21,6 @@ def test_the_help_of_a_job_imports_neither_torch_nor_ray() -> None:
     text, loaded = help_of("jobs/restore_finetune.py", "cidnet")
     assert "--crop-size" in text
     assert loaded & (HEAVY | {"numpy"}) == set()
+    text, loaded = help_of("jobs/restore_evaluate.py", "cidnet")
+    assert "--worst" in text and "--crop-size" in text
+    assert loaded & (HEAVY | {"numpy"}) == set()
