@@ -42,6 +42,7 @@ class Head:
     dashboard: int = field(default_factory=free_port)
     metrics: int = field(default_factory=free_port)
     client: int = field(default_factory=free_port)
+    agent: int = field(default_factory=free_port)  # its usual port may be that of another cluster's on this machine
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -53,6 +54,7 @@ class Head:
         command = ["ray", "start", "--head", "--block", f"--port={self.gcs}", f"--num-cpus={self.cores}"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"]
         command += [f"--metrics-export-port={self.metrics}", f"--ray-client-server-port={self.client}"]
+        command += [f"--dashboard-agent-listen-port={self.agent}"]
         command += ["--node-ip-address=127.0.0.1", f"--temp-dir={self.base / 'ray'}"]
         extra = {"PYTHONPATH": str(decoy.parent), "RAY_JOB_STOP_WAIT_TIME_S": "120"}
         extra |= {"RAY_ADDRESS": f"127.0.0.1:{self.gcs}"}  # there may be other clusters on this machine

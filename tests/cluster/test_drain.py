@@ -33,6 +33,6 @@ def test_a_node_that_is_drained_has_a_checkpoint_before_it_goes(emoji_shards: Pa
             while not list(complete(str(tmp_path))):
                 assert time.monotonic() - begin < 90, head.logs("drained")
                 time.sleep(0.5)
-            assert "a host is about to be taken away" in head.logs("drained")
+            until_logged(head, "drained", "a host is about to be taken away", seconds=30)
         finally:
             head.end()
