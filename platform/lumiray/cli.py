@@ -1,4 +1,4 @@
-"""The `lumiray` command: shards, doctor, export, report, systems.  Jobs are scripts of their own, in jobs/."""
+"""The `lumiray` command: shards, doctor, export, report, status, systems.  Jobs are scripts of their own, in jobs/."""
 
 from __future__ import annotations
 
@@ -63,6 +63,12 @@ def _report(given: argparse.Namespace) -> None:
     print(write_report(given.run))
 
 
+def _status(given: argparse.Namespace) -> None:
+    from lumiray.run_status import run_status
+
+    print(run_status(given.run))
+
+
 def _systems(given: argparse.Namespace) -> None:
     from lumiray.overview import systems
 
@@ -108,6 +114,8 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--checkpoint", help="a checkpoint in place of the newest")
 
     _verb(verbs, "report", _report, "write a run's HTML report").add_argument("run", help="a run's output")
+    status = _verb(verbs, "status", _status, "say how a run is: step, speed, last checkpoint, restarts")
+    status.add_argument("run", help="a run's output, local or s3://; of one with several stages, all of them")
     listed = _verb(verbs, "systems", _systems, "list all systems: task, stages, published figures, state")
     show = _verb(
         listed.add_subparsers(metavar="show"),

@@ -46,6 +46,7 @@ __all__ = [
     "list_names",
     "local_path",
     "make_folder",
+    "modified",
     "open_url",
     "parent",
     "put_file",
@@ -141,6 +142,18 @@ def entry(url: str) -> Entry:
             status = os.stat(path)
             return Entry(base_name(path), status.st_size, f"mtime:{status.st_mtime_ns}", os.path.isdir(path))
         return _s3_entry(s3.retried(lambda: s3.client(url).info(url)))
+
+
+def modified(url: str) -> float:
+    """When a file was last written, in seconds since 1970.
+
+    Raises:
+        NotThere, NoAccess, Unreachable: with what, where and the mend.
+    """
+    with clear_errors(url, "look at"):
+        if not is_s3(url):
+            return os.stat(local_path(url)).st_mtime
+        return float(s3.retried(lambda: s3.client(url).info(url))["LastModified"].timestamp())
 
 
 def list_entries(folder: str, prefix: str = "") -> list[Entry]:

@@ -70,7 +70,7 @@ def unknown_inline_options(page: str) -> list[str]:
         for node in ast.walk(source.tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    known |= {"--working-dir", "--address"}  # of ray
+    known |= {"--working-dir", "--address", "--runtime-env-json"}  # of ray
     words = [word.strip(",.;:()").partition("=")[0] for text in inline(page) for word in text.split()]
     return [word for word in words if word.startswith("--") and word != "--" and word not in known]
 

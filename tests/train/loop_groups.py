@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import toy
+from notices import Drained, Starved, Told, starving
 from state_groups import everywhere, get_ready, plain
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from lumiray.config import CheckpointConfig, EngineConfig, LogConfig, RunConfig
 from lumiray.data.decoder import Block
 from lumiray.data.entries import EVALUATE, TRAIN, Entry
 from lumiray.system import Batch, Record, Schedule, Stage, Term
+from lumiray.train.notice import Notice
 
 ROWS, MICRO = 12, 3  # of a global batch: four micro-batches
 PLAIN = toy.ToyConfig(dropout=0.0)
@@ -69,6 +71,7 @@ class Case:
         spoil: alters the arrays of an entry on a rank, or raises; may return bad rows that it reports.
         stop: (rank, step) at which that rank alone is asked to stop.
         config: of the toy.
+        notice: of a host that is about to be taken away, by rank and the run's folder.
     """
 
     system: type
@@ -78,6 +81,7 @@ class Case:
     stop: tuple[int, int] | None = None
     evaluate_every: int = 0
     config: toy.ToyConfig = PLAIN
+    notice: Callable[[int, str], Notice] = lambda rank, url: Notice(None, lambda: False, asks=False)
 
 
 def arrays_of(entry: Entry) -> dict[str, np.ndarray]:
@@ -128,6 +132,7 @@ def run(case: Case, url: str) -> dict[str, Any]:
     """Run the loop on this rank from fresh weights; how it ended and what it left, of every rank."""
     from lumiray.data.feed import Feed
     from lumiray.errors import UserError
+    from lumiray.train import loop as loop_module
     from lumiray.train.checkpoint import Checkpointer
     from lumiray.train.failure import out_of_memory
     from lumiray.train.fragments import full_fp32_state
@@ -138,6 +143,7 @@ def run(case: Case, url: str) -> dict[str, Any]:
     from lumiray.train.progress import Progress
 
     rank, world = dist.get_rank(), dist.get_world_size()
+    loop_module.PATIENCE_S = 0.5
     place = Place(rank, world, torch.device("cpu"), MICRO, ROWS // MICRO, case.steps)
     torch.manual_seed(0)
     system = case.system(case.config)
@@ -159,13 +165,13 @@ def run(case: Case, url: str) -> dict[str, Any]:
         if rank == 0
         else None,
         Marks(0.0),
+        case.notice(rank, url),
         lines.append,
     )
     loop = Loop(replace(case.run, output=url), place, stage, players, around)
-    asked = iter(range(case.steps + 1))
     memory = None
     try:
-        ended: Any = loop.train(lambda: (rank, next(asked)) == case.stop)
+        ended: Any = loop.train(lambda: (rank, loop.counters.step) == case.stop)
         around.checkpointer.wait()
     except Exception as error:  # the test decides what should have come
         ended, memory = f"{type(error).__name__}: {error}", out_of_memory(error)
@@ -321,6 +327,9 @@ def of_endings() -> dict[str, Case]:
         "twenty": Case(Contrast, settings(checkpoint=2), steps=40, spoil=nan(*range(5, 40))),
         "nineteen twice": Case(Contrast, settings(checkpoint=2), steps=39, spoil=nan(*late)),
         "stop": Case(Contrast, settings(), steps=8, stop=(1, 3)),
+        "taken away": Case(Contrast, settings(), steps=4, notice=lambda rank, url: Told(2 if rank == 1 else None)),
+        "drained": Case(Contrast, settings(), steps=4, notice=lambda rank, url: Drained(2, asks=rank == 0)),
+        "starved": Case(Contrast, settings(), steps=5, spoil=starving(3), notice=Starved),
         "fails": Case(Contrast, settings(2), steps=8, spoil=failing(TRAIN, 3)),
         "fails in evaluation": Case(
             Contrast, settings(3), steps=8, spoil=failing(EVALUATE, 2, start=9), evaluate_every=2

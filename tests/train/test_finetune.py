@@ -95,7 +95,7 @@ def steps_of(zero: int, settings: FinetuneConfig, rank: int, world: int, url: st
     apply_finetuning(system, stage, settings)
     device = torch.device("cpu")
     players = make_players(system, stage, run, duel.K * duel.MICRO // world, device)
-    around: Any = Surroundings(None, None, None, None, Marks(0.0), print)  # type: ignore[arg-type]
+    around: Any = Surroundings(None, None, None, None, Marks(0.0), None, print)  # type: ignore[arg-type]
     loop = Loop(run, Place(rank, world, device, duel.MICRO, duel.K, duel.STEPS), stage, players, around)
     first = duel.plain(full_fp32_state(players["maker"].engine) or {})
     logged = run_steps(loop, 0, duel.STEPS, rank, world)

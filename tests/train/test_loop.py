@@ -220,6 +220,22 @@ def test_a_stop_that_one_rank_sees_ends_all_at_the_same_step_with_a_checkpoint(o
     assert found["checkpoints"] == {"3": found["counters"][0]}
 
 
+@pytest.mark.parametrize("name", ["taken away", "drained"])
+def test_notice_that_a_host_goes_brings_one_checkpoint_at_once_and_training_goes_on(
+    of_two: dict[str, Run], name: str
+) -> None:
+    found = of_two[name]
+    assert found["ended"] == [True, True]
+    assert list(found["checkpoints"]) == ["4", "3"]
+    assert found["lines"] == [["a host is about to be taken away: a checkpoint comes next"], []]
+
+
+def test_a_checkpoint_does_not_wait_for_rows_that_a_host_which_goes_gives_no_more(of_two: dict[str, Run]) -> None:
+    found = of_two["starved"]
+    assert found["ended"] == [True, True]
+    assert list(found["checkpoints"]) == ["5", "3"]
+
+
 @pytest.mark.parametrize(("name", "step"), [("fails", 3), ("fails in evaluation", 2)])
 def test_a_feed_that_fails_on_one_rank_ends_all_with_what_was_finished(
     of_two: dict[str, Run], name: str, step: int

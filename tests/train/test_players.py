@@ -30,7 +30,7 @@ def loop_of(zero: int, rank: int, world: int) -> Any:
     stage = system.stages()[0]
     device = torch.device("cpu")
     players = make_players(system, stage, run, duel.K * duel.MICRO // world, device)
-    around: Any = Surroundings(None, None, None, None, Marks(0.0), print)  # type: ignore[arg-type]
+    around: Any = Surroundings(None, None, None, None, Marks(0.0), None, print)  # type: ignore[arg-type]
     return Loop(run, Place(rank, world, device, duel.MICRO, duel.K, duel.STEPS), stage, players, around)
 
 

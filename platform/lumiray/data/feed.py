@@ -54,8 +54,18 @@ class Feed:
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
         self.wait_s = 0.0
+        self._next: Any = None
         self._thread = threading.Thread(target=self._fill, name="feed", daemon=True)
         self._thread.start()
+
+    def arrives(self, within_s: float) -> bool:
+        """Wait for the next delivery, but not for longer than that; whether it can be taken now."""
+        if self._next is None:
+            begin = time.perf_counter()
+            with suppress(queue.Empty):
+                self._next = self._ready.get(timeout=within_s)
+            self.wait_s += time.perf_counter() - begin
+        return self._next is not None
 
     def take(self, kind: str, step: int) -> Delivery:
         """The next delivery: this rank's rows of a step, or a batch of the evaluation after `step` steps.
@@ -64,9 +74,9 @@ class Feed:
             RuntimeError: something else comes next, or the stream has ended.
             Exception: whatever ended the stream.
         """
-        begin = time.perf_counter()
-        found = self._ready.get()
-        self.wait_s += time.perf_counter() - begin
+        while not self.arrives(CLOSE_S):
+            continue
+        found, self._next = self._next, None
         if isinstance(found, BaseException):
             raise found
         if found is _END or (found.kind, found.step) != (kind, step):

@@ -89,7 +89,7 @@ def read_scores(run: str) -> list[dict[str, Any]]:
 def status_line(status: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]) -> str:
     """How the run ended, or where it is if it has not ended since it was last started."""
     logged = rows[-1]["step"] if rows else 0
-    if status is None or status["step"] < logged:
+    if status is None or status["state"] == "running" or status["step"] < logged:
         return f"no end recorded: running or killed, logged to step {logged:,}" if rows else "nothing logged yet"
     return f"{status['state']} at step {status['step']:,}"
 

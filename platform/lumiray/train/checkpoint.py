@@ -93,6 +93,7 @@ class Checkpointer:
         self._error: Exception | None = None
         self._closing = threading.Event()
         self._saves = 0
+        self._completed: float | None = None  # time of the last complete one, on rank 0
         try:
             if rank == 0:
                 self._take_stock()
@@ -149,6 +150,10 @@ class Checkpointer:
             self._thread.join(CLOSE_S)
             self._thread = None
 
+    def age_s(self) -> float | None:
+        """Seconds since this process completed a checkpoint; None before, and on other ranks than 0."""
+        return None if self._completed is None else time.monotonic() - self._completed
+
     def _run(self, one: _Save) -> None:
         try:
             self._write(one)
@@ -186,6 +191,7 @@ class Checkpointer:
         manifest = self._manifest(one, [record, *self._records(one)])
         check_cover(manifest)
         retried(lambda: write_atomically(join(one.folder, NAME), encode(manifest)))
+        self._completed = time.monotonic()
         self._tidy(one)
 
     def _write_files(self, one: _Save) -> list[SavedFile]:

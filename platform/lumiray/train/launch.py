@@ -10,7 +10,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lumiray.config import JobConfig
@@ -24,13 +24,14 @@ from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
 from lumiray.identity import data_identity, identity
 from lumiray.settings_file import to_yaml
 from lumiray.sources import counting_source
-from lumiray.storage import join, open_url, without_secrets, write_atomically
-from lumiray.train.chain import CONFIG, IDENTITY, STATUS, is_done, stage_jobs
+from lumiray.storage import join, without_secrets, write_atomically
+from lumiray.train.chain import CONFIG, IDENTITY, is_done, stage_jobs
 from lumiray.train.checks import Checked, announced, check_job, filter_of, independent_of_here, refuse_other_run
 from lumiray.train.derive import derived, with_records
 from lumiray.train.failure import STAYS, explained, user_error_behind
 from lumiray.train.marks import Marks
 from lumiray.train.recipe import check_recipe, run_length
+from lumiray.train.status import INTERRUPTED, fail, read_status
 
 
 def train(job: JobConfig) -> dict[str, Any]:
@@ -110,7 +111,13 @@ def train_stage(job: JobConfig) -> dict[str, Any]:
         resume_from,
         checked.classes,
     )
-    return _fit(spec, shares.worker, sizes.workers, warm)
+    try:
+        return _fit(spec, shares.worker, sizes.workers, warm)
+    except UserError as error:
+        if not isinstance(error, Interrupted):
+            with suppress(UserError, OSError):  # the storage may be what failed
+                fail(output, str(error))
+        raise
 
 
 def _import_trainer() -> None:
@@ -222,9 +229,8 @@ def ended(output: str, stopped: bool) -> dict[str, Any]:
     Raises:
         Interrupted: the run was told to stop.
     """
-    with open_url(join(output, STATUS), "rb") as file:
-        status = json.load(file)
-    if status["state"] == "interrupted" and stopped:
+    status = read_status(output)
+    if status.get("state") == INTERRUPTED and stopped:
         raise Interrupted(
             f"stopped at step {status['step']} with a checkpoint in {output}; the same command continues."
         )

@@ -25,7 +25,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
 from lumiray.config import RunConfig
 from lumiray.data.entries import EVALUATE, TRAIN, StreamSpec, num_evaluation_batches
@@ -34,11 +33,13 @@ from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
 from lumiray.evaluate.named import evaluated, evaluators
 from lumiray.system import Batch, Player, Stage, System
+from lumiray.train.agreement import FAILED, GO, STOP, Agreed, Agreement
 from lumiray.train.average import averaged
 from lumiray.train.bad_rows import LeftOut, of_all_ranks, report, too_many
 from lumiray.train.checkpoint import Checkpointer
 from lumiray.train.engine import set_learning_rate
 from lumiray.train.marks import Marks
+from lumiray.train.notice import Notice
 from lumiray.train.players import Counters, Moved, Trained, memory_gb, numbers
 from lumiray.train.progress import Progress
 from lumiray.train.running_statistics import RunningStatistics
@@ -47,7 +48,7 @@ from lumiray.train.shared_cores import SharedCores
 from lumiray.train.step import MicroBatch, StepPlace, Sums, accumulate
 from lumiray.train.step_rows import rows_of_step
 
-GO, STOP, FAILED = 0, 1, 2  # what a rank wants before a step; the gravest of all counts
+PATIENCE_S = 5.0  # with rows that do not come, before the ranks hear of each other and of a wish to stop
 SKIPPED_IN_A_ROW = 20  # updates without a finite loss before the run gives up (fp16 may need several to scale)
 
 
@@ -75,6 +76,7 @@ class Surroundings:
     Args:
         stream: what the feed delivers.
         progress: on rank 0 only.
+        notice: of hosts that are about to be taken away.
         show: one line for the user, from any rank.
     """
 
@@ -83,6 +85,7 @@ class Surroundings:
     checkpointer: Checkpointer
     progress: Progress | None
     marks: Marks
+    notice: Notice
     show: Callable[[str], object]
 
 
@@ -114,6 +117,7 @@ class Loop:
         self.run, self.place, self.stage, self.players = run, place, stage, players
         self.stream, self.feed, self.checkpointer = around.stream, around.feed, around.checkpointer
         self.progress, self.show, self.marks = around.progress, around.show, around.marks
+        self.agreement, self._warned = Agreement(place.num_ranks, place.device, around.notice), False
         self.classes = classes
         self.counters = Counters()
         self._moved: dict[str, Moved] = {}  # the newest turn of every player
@@ -134,7 +138,7 @@ class Loop:
         self._logged_step = self._saved_step = self.counters.step
         while self.counters.step < self.place.total_steps:
             step = self.counters.step
-            delivery = self.deliver(TRAIN, step, STOP if stop_requested() else GO)
+            delivery = self.deliver(TRAIN, step, stop_requested)
             if delivery is None:
                 return False
             self.marks.reach("first_batch")
@@ -151,7 +155,7 @@ class Loop:
                 self.save()
         return True
 
-    def deliver(self, kind: str, step: int, wish: int = GO) -> Delivery | None:
+    def deliver(self, kind: str, step: int, stop_requested: Callable[[], bool] = lambda: False) -> Delivery | None:
         """This rank's next rows, once every rank has its own; None if any rank wishes to stop.
 
         The ranks agree before any of them goes on: one that cannot have its rows would leave the others
@@ -160,13 +164,20 @@ class Loop:
         Raises:
             Exception: what kept this rank, or another one, from its rows; finished steps are committed.
         """
-        delivery, failure = None, None
-        try:
-            delivery = self.feed.take(kind, step)
-        except Exception as error:  # whatever it is, the other ranks must hear of it
-            failure = error
-        replaced = report(delivery, self.say) if delivery and kind == TRAIN else 0
-        verdict, replaced = self._agree(wish if failure is None else FAILED, replaced)
+        delivery, failure, replaced = None, None, 0
+        while True:
+            try:
+                if delivery is None and self.feed.arrives(PATIENCE_S):
+                    delivery = self.feed.take(kind, step)
+                    replaced = report(delivery, self.say) if kind == TRAIN else 0
+            except Exception as error:  # whatever it is, the other ranks must hear of it
+                failure = error
+            wish = FAILED if failure else STOP if stop_requested() else GO
+            agreed = self.agreement.reach(wish, replaced, late=delivery is None)
+            self._heed(agreed)
+            if agreed.verdict != GO or not agreed.late:
+                break
+        verdict, replaced = agreed.verdict, agreed.replaced
         if verdict == GO and replaced and delivery:
             rows = of_all_ranks(delivery.bad)
             if self.progress:
@@ -184,6 +195,15 @@ class Loop:
         if verdict == STOP:
             return None
         raise failure or RuntimeError("another worker failed; what was finished is committed")
+
+    def _heed(self, agreed: Agreed) -> None:
+        """Let a checkpoint follow where a host is about to be taken away, at once if its rows do not come any more."""
+        if agreed.going and not self._warned:
+            self._warned = self._save_due = True
+            if self.place.rank == 0:
+                self.show("a host is about to be taken away: a checkpoint comes next")
+        if agreed.late and self._save_due and not self.counters.skipped_in_a_row:
+            self.save()
 
     def commit(self) -> None:
         """Write down what is finished, before the loop is left early; every rank calls it."""
@@ -264,15 +284,6 @@ class Loop:
                 f"{self.run.output} is untouched; lower --lr, lengthen --warmup or set --engine.clip-norm."
             )
 
-    def _agree(self, verdict: int, count: int = 0) -> tuple[int, int]:
-        """The gravest of all ranks' verdicts, so that they leave the loop at the same step; the sum of counts."""
-        if self.place.num_ranks == 1:
-            return verdict, count
-        told = torch.tensor([verdict == STOP, verdict == FAILED, count], dtype=torch.int64, device=self.place.device)
-        dist.all_reduce(told)
-        stops, failures, total = told.tolist()
-        return (FAILED if failures else STOP if stops else GO), total
-
     def log(self, step: int) -> None:
         """Reduce the newest step's numbers over ranks and hand them to the progress of rank 0."""
         now = time.perf_counter()
@@ -284,7 +295,10 @@ class Loop:
             "step_s": took / steps,
             "data_wait_share": min(1.0, waited / took),
             "memory_gb": memory_gb(self.place.device),
+            **self.agreement.slowest(steps),
         }
+        if self.counters.skipped:
+            values["skipped_updates"] = float(sum(self.counters.skipped.values()))
         if self.counters.replaced_rows:
             values["replaced_rows"] = float(self.counters.replaced_rows)
         if self.progress:

@@ -12,7 +12,7 @@ from typing import Any
 from lumiray.config import LogConfig
 from lumiray.storage import exists, join
 from lumiray.train.flops import model_flops_utilisation
-from lumiray.train.sinks import BAD_ROWS, LinesFile, open_sinks
+from lumiray.train.sinks import BAD_ROWS, LinesFile, Sink, open_sinks
 
 
 class Progress:
@@ -44,6 +44,10 @@ class Progress:
         there = exists(join(output, BAD_ROWS))  # with lines that may be void
         self._bad_rows = LinesFile(output, first_step, BAD_ROWS) if there else None
         self._show = show
+
+    def also_to(self, sink: Sink) -> None:
+        """Write to a further sink from now on; it is closed with the others."""
+        self._sinks.append(sink)
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """Log one row of training numbers and show the line."""

@@ -6,10 +6,8 @@ built.  A run is restarted by starting this function again: it finds the last ch
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import time
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +18,9 @@ from lumiray.data.stream import Decoders, items
 from lumiray.errors import RunFailure
 from lumiray.evaluate.classes import Classes
 from lumiray.system import System, stage_named
-from lumiray.train.chain import STATUS
 from lumiray.train.failure import STAYS, out_of_memory, user_error_behind
 from lumiray.train.marks import Marks
+from lumiray.train.status import begin, end
 
 # mistakes in code, ours or a system's: starting the workers again would only repeat them
 BUGS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, NotImplementedError, NameError)
@@ -120,8 +118,8 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     from lumiray.train.board import StopWatch
     from lumiray.train.checkpoint import Checkpointer, restore
     from lumiray.train.loop import Loop, Place, Surroundings
+    from lumiray.train.notice import of_this_node
     from lumiray.train.players import Counters, make_players
-    from lumiray.train.progress import Progress
 
     run = spec.job.run
     context = ray.train.get_context()
@@ -147,21 +145,10 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     position = None
     if manifest is not None:
         position = restore(manifest, {name: one.engine for name, one in players.items()})
-    progress = None
-    if rank == 0:
-        progress = Progress(
-            spec.output,
-            board.show.remote,
-            total_steps=place.total_steps,
-            first_step=int(position["step"]) if position else 0,
-            log=run.log,
-            flops_per_sample=flops,
-            num_devices=num_ranks,
-        )
-        if manifest is not None and position is not None:
-            progress.message(f"resumed at step {position['step']} from {manifest.url}")
+    progress = make_progress(spec, board, checkpointer, manifest, flops) if rank == 0 else None
+    notice = of_this_node(rank)
     around = Surroundings(
-        spec.stream, feed, checkpointer, progress, spec.marks, lambda text: board.show.remote(text, False)
+        spec.stream, feed, checkpointer, progress, spec.marks, notice, lambda text: board.show.remote(text, False)
     )
     loop = Loop(run, place, stage, players, around, spec.classes)
     if position is not None:
@@ -172,11 +159,43 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
         checkpointer.wait()
         dist.barrier()
         if rank == 0:
-            write_status(spec.output, "done" if done else "interrupted", loop.counters.step, loop.metrics)
+            end(spec.output, done, loop.counters.step, loop.metrics)
     finally:
+        notice.close()
         checkpointer.close()
         if progress:
             progress.close()
+
+
+def make_progress(spec: WorkerSpec, board: Any, checkpointer: Any, manifest: Any, flops: float | None) -> Any:
+    """Say that the run is on its way, and open all that its numbers go to; of rank 0.
+
+    Args:
+        checkpointer: tells the age of the last checkpoint.
+        manifest: of the checkpoint that the run goes on from, or None.
+        flops: of forward and backward of one sample, if known.
+    """
+    import ray.train
+
+    from lumiray.train.gauges import Gauges
+    from lumiray.train.progress import Progress
+
+    first_step = int(manifest.position["step"]) if manifest is not None else 0
+    progress = Progress(
+        spec.output,
+        board.show.remote,
+        total_steps=spec.stream.total_steps,
+        first_step=first_step,
+        log=spec.job.run.log,
+        flops_per_sample=flops,
+        num_devices=ray.train.get_context().get_world_size(),
+    )
+    tags = {"run": spec.output, "system": spec.job.slug, "stage": spec.stage}
+    constant = {"total_steps": spec.stream.total_steps, "restarts": begin(spec.output, first_step)}
+    progress.also_to(Gauges(tags, constant, checkpointer.age_s))
+    if manifest is not None:
+        progress.message(f"resumed at step {first_step} from {manifest.url}")
+    return progress
 
 
 def networks(spec: WorkerSpec, fresh: bool) -> System:
@@ -208,11 +227,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def write_status(output: str, state: str, step: int, metrics: dict[str, float]) -> None:
-    """Say in the run's folder how it ended: what the driver, and people, read."""
-    from lumiray.storage import join, write_atomically
-
-    status = {"state": state, "step": step, "metrics": metrics, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    write_atomically(join(output, STATUS), json.dumps(status, indent=1).encode())
