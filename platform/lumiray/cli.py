@@ -1,4 +1,4 @@
-"""The `lumiray` command: shards, doctor, export, report, systems.  Jobs are scripts of their own, in jobs/."""
+"""The `lumiray` command: shards, doctor, export, report, study, systems.  Jobs are scripts of their own, in jobs/."""
 
 from __future__ import annotations
 
@@ -62,6 +62,18 @@ def _report(given: argparse.Namespace) -> None:
     print(write_report(given.run))
 
 
+def _study_show(given: argparse.Namespace) -> None:
+    from lumiray.tune.summary import shown
+
+    print(shown(given.study, given.storage))
+
+
+def _study_best(given: argparse.Namespace) -> None:
+    from lumiray.tune.summary import best_settings
+
+    print(best_settings(given.study, given.storage), end="")
+
+
 def _systems(given: argparse.Namespace) -> None:
     from lumiray.overview import systems
 
@@ -106,6 +118,16 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--checkpoint", help="a checkpoint in place of the newest")
 
     _verb(verbs, "report", _report, "write a run's HTML report").add_argument("run", help="a run's output")
+    study = verbs.add_parser("study", help="look at a search: its trials, its best settings")
+    looks = study.add_subparsers(metavar="VERB", required=True)
+    for name, action, words in (
+        ("show", _study_show, "all trials, the best settings, which of them matter"),
+        ("best", _study_best, "the best trial's settings as YAML, for --config of a job"),
+    ):
+        look = _verb(looks, name, action, words)
+        look.add_argument("study", help="a search's output, local or s3://")
+        look.add_argument("--storage", help="its database, if the search had one: postgresql://USER@HOST/NAME")
+
     listed = _verb(verbs, "systems", _systems, "list all systems: task, stages, published figures, state")
     show = _verb(
         listed.add_subparsers(metavar="show"),
