@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,3 +56,29 @@ def run_group(group: Group, work: Callable[[Any, Any], None], spec: Any, board: 
             failure_config=ray.train.FailureConfig(max_failures=group.retries),
         ),
     ).fit()
+
+
+def run_here(work: Callable[[Any, Any], None], spec: Any, board: Any) -> None:
+    """Run `work(spec, board)` in this process, as the only worker of a group.  Ray must be up.
+
+    Nothing is started for it but the process group of one, so a process can do one run after the other.
+    """
+    import ray.train
+    import torch.distributed as dist
+    from ray.train.torch import TorchTrainer
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    try:
+        TorchTrainer(
+            lambda config: work(config["spec"], config["board"]),
+            train_loop_config={"spec": spec, "board": board},
+            scaling_config=ray.train.ScalingConfig(num_workers=0),
+            run_config=ray.train.RunConfig(name=f"here-{uuid.uuid4().hex[:12]}"),
+        ).fit()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -16,7 +16,7 @@ class SearchOptions:
     """How settings are searched; the job's own options say what every trial has in common."""
 
     metric: str | None = None
-    """Figure of the evaluation whose best trial is searched (needed): psnr, or -loss where the lowest is best."""
+    """Figure of the evaluation whose best trial is searched (needed): psnr; a minus in front (--metric=-niqe) takes the lowest."""
     trials: int = 16
     """Trials of the study in all; the same command with more of them goes on from those that there are."""
     space: str | None = None
