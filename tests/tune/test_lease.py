@@ -18,9 +18,9 @@ from lumiray.tune.lease import FILE, lease
 
 
 def test_a_second_driver_is_refused_and_may_begin_when_the_first_has_ended(tmp_path: Path) -> None:
-    with lease(str(tmp_path)), pytest.raises(UserError, match="Another driver is at work on this study"):
-        with lease(str(tmp_path)):
-            raise AssertionError
+    refused = pytest.raises(UserError, match="Another driver is at work on this study")
+    with lease(str(tmp_path)), refused, lease(str(tmp_path)):
+        raise AssertionError
     assert not (tmp_path / FILE).exists()
     with lease(str(tmp_path)):
         assert (tmp_path / FILE).exists()

@@ -124,7 +124,7 @@ def test_what_is_no_study_of_ours_is_said(tmp_path: Path) -> None:
 
 
 def test_a_database_that_does_not_answer_is_said_without_its_password() -> None:
-    with pytest.raises(RunFailure, match="postgresql://127.0.0.1:9/studies cannot be used: .*refused") as refused:
+    with pytest.raises(RunFailure, match=r"postgresql://127\.0\.0\.1:9/studies cannot be used: .*refused") as refused:
         open_study(Place("postgresql://me:hush-hush@127.0.0.1:9/studies"), "study", ABOUT)
     assert "hush-hush" not in str(refused.value)
 

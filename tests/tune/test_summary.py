@@ -34,6 +34,10 @@ def test_show_names_every_trial_the_best_and_the_reasons(output: str, capsys: py
     assert "brighter: cidnet, highest psnr; 3 done, 1 failed" in text
     assert "best: trial 1, psnr 22.5" in text
     assert "trial 3: step 3: the loss is not finite" in text
+    page = (Path(output) / "report.html").read_text()
+    assert text.rstrip().endswith("report.html")
+    assert page.count("<polyline") >= 3
+    assert "http" not in page.replace("http-equiv", "")  # it needs nothing from elsewhere
     assert len([line for line in text.splitlines() if " done " in line]) == 3
 
 

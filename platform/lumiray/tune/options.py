@@ -1,4 +1,4 @@
-"""What a search is asked to do, besides the job that its trials run.  Without torch, ray and optuna: `--help` is fast."""
+"""What a search is asked to do, besides the job that its trials run.  Without ray and optuna: `--help` is fast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SearchOptions:
     """How settings are searched; the job's own options say what every trial has in common."""
 
     metric: str | None = None
-    """Figure of the evaluation whose best trial is searched (needed): psnr; a minus in front (--metric=-niqe) takes the lowest."""
+    """Figure of the evaluation that is to be best (needed): psnr; with a minus in front (--metric=-loss) the lowest."""
     trials: int = 16
     """Trials of the study in all; the same command with more of them goes on from those that there are."""
     space: str | None = None

@@ -52,8 +52,8 @@ def trial_share(
     own_gpus = (options.gpus_per_trial or float(run.workers)) if on_gpu else 0.0
     if own_gpus > gpus:
         raise UserError(
-            f"A trial needs {own_gpus:g} GPUs and the cluster has {gpus:g}: lower --workers or --gpus-per-trial, or add "
-            "nodes."
+            f"A trial needs {own_gpus:g} GPUs and the cluster has {gpus:g}: lower --workers or --gpus-per-trial, or "
+            "add nodes."
         )
     least = float(run.workers * GPU_TRIAL_CPUS) if on_gpu else 0.0
     by_gpu = math.floor(gpus / own_gpus + 1e-9) if on_gpu else 0

@@ -143,7 +143,7 @@ class Study:
         self.place.publish()
 
     def importance(self) -> dict[str, float]:
-        """How much of the metric's variation each field explains among trials that are done (PED-ANOVA); may be empty."""
+        """What share of the variation among trials that are done each field explains (PED-ANOVA); may be empty."""
         with quiet():
             try:
                 return dict(optuna.importance.get_param_importances(self._study))

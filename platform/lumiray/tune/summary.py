@@ -43,25 +43,18 @@ def best_settings(output: str, storage: str | None) -> str:
 
 
 def shown(output: str, storage: str | None) -> str:
-    """A table of all trials, the best settings, and which of them matter."""
-    study = named_study(output, storage)
-    return "\n".join(_lines(study, study_name(output)))
+    """A table of all trials, the best settings, and which of them matter; the same is drawn into the HTML report."""
+    from lumiray.tune.report import write_study_report
+
+    study, name = named_study(output, storage), study_name(output)
+    return "\n".join([*_lines(study, name), "", write_study_report(study, output, name)])
 
 
 def _lines(study: Study, name: str) -> Iterator[str]:
-    trials, about = study.trials(), study.about
-    best = study.best()
-    yield f"{name}: {about['system']}, {'lowest' if study.lowest_is_best else 'highest'} {study.metric}; {counted(trials)}"
-    fields = [str(one).removeprefix("space.") for one in about if str(one).startswith("space.")]
-    rows = [["trial", "state", study.metric, "steps", *fields, "seconds"]]
-    for one in trials:
-        mark = "*" if best is not None and one.number == best.number else ""
-        values = [_short(one.values[field]) if field in one.values else "-" for field in fields]
-        steps = str(one.curve[-1][0]) if one.curve else "-"
-        seconds = f"{one.notes['seconds']:.0f}" if "seconds" in one.notes else "-"
-        rows.append([f"{mark}{one.number}", one.state, _short(one.last), steps, *values, seconds])
+    trials, best = study.trials(), study.best()
+    yield f"{name}: {sought(study)}; {counted(trials)}"
     yield ""
-    yield from _table(rows)
+    yield from _table([columns(study), *(row_of(one, study) for one in trials)])
     failed = [one for one in trials if one.notes.get("reason")]
     if failed:
         yield ""
@@ -74,6 +67,31 @@ def _lines(study: Study, name: str) -> Iterator[str]:
         yield ""
         yield "share of the variation that a field explains (PED-ANOVA, trials that are done)"
         yield from (f"    {field}: {share:.0%}" for field, share in importance.items())
+
+
+def searched(study: Study) -> dict[str, str]:
+    """The fields that a study varies, with what its space says of each."""
+    return {
+        str(name).removeprefix("space."): str(words) for name, words in study.about.items() if str(name)[:6] == "space."
+    }
+
+
+def columns(study: Study) -> list[str]:
+    """Names of the columns of `row_of`."""
+    return ["trial", "state", study.metric, "steps", *searched(study), "seconds"]
+
+
+def row_of(one: Trial, study: Study) -> list[str]:
+    """A trial as texts, by column."""
+    values = [_short(one.values[field]) if field in one.values else "-" for field in searched(study)]
+    steps = str(one.curve[-1][0]) if one.curve else "-"
+    seconds = f"{one.notes['seconds']:.0f}" if "seconds" in one.notes else "-"
+    return [str(one.number), one.state, _short(one.last), steps, *values, seconds]
+
+
+def sought(study: Study) -> str:
+    """What a study looks for."""
+    return f"{study.about['system']}, {'lowest' if study.lowest_is_best else 'highest'} {study.metric}"
 
 
 def counted(trials: list[Trial]) -> str:

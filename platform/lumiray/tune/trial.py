@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.result import DONE
@@ -27,6 +27,9 @@ from lumiray.storage import NotThere, is_s3, join, read_bytes
 from lumiray.train.chain import IDENTITY, STATUS
 from lumiray.train.failure import user_error_behind
 from lumiray.train.marks import Marks
+
+if TYPE_CHECKING:
+    from lumiray.train.board import StopWatch
 
 LOOK_S, LOOK_S3_S = 0.2, 2.0  # between two looks at a run's metrics
 STOP_S = 300.0  # that a run may take to its next step and its checkpoint
@@ -56,6 +59,10 @@ class TrialSpec:
 
 class TrialRun(tune.Trainable):
     """A trial as Tune's actor; `config["spec"]` is a `TrialSpec`."""
+
+    _run: threading.Thread
+    _told: int  # step of the newest evaluation that Tune has heard of
+    _studys_stop: StopWatch
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the run."""
