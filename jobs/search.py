@@ -17,7 +17,7 @@ from lumiray.tune.options import SearchOptions
 
 def main() -> None:
     """Read the command line, run the study to its end, print what it found."""
-    slug = named_system(sys.argv[1:], str(__doc__), {})
+    slug = named_system(sys.argv[1:], str(__doc__), {}, SearchOptions)
     parsed = parse(slug, sys.argv[2:], str(__doc__), SearchOptions)
     from lumiray.tune.search import search  # after the line was read: help imports less
     from lumiray.tune.summary import shown

@@ -184,8 +184,13 @@ def require_system(
     raise UserError(f"Say first {asked}, as in {example}; there are {names}.")
 
 
-def named_system(arguments: Sequence[str], description: str, elsewhere: Mapping[str, str]) -> str:
+def named_system(
+    arguments: Sequence[str], description: str, elsewhere: Mapping[str, str], extra: type | None = None
+) -> str:
     """The system that the first word of a job's line names.
+
+    Args:
+        extra: dataclass of further options that the job has.
 
     Raises:
         UserError: it names none, or one that this job does not train.
@@ -193,7 +198,10 @@ def named_system(arguments: Sequence[str], description: str, elsewhere: Mapping[
     """
     own = [slug for slug in slugs() if slug not in elsewhere]
     known = ", ".join(own)
-    options: Any = Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    flat = tyro.conf.arg(name="")
+    kinds = {"run": RunConfig, **({"extra": extra} if extra else {})}
+    parts = [(name, Annotated[one, flat, tyro.conf.FlagConversionOff]) for name, one in kinds.items()]
+    options = dataclasses.make_dataclass("Job", parts)
     require_system(arguments, options, f"{own[0]} --shards ...", own, description, "which system is trained")
     slug = arguments[0].lower().replace("_", "-")
     if slug in elsewhere:
