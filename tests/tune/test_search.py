@@ -18,6 +18,7 @@ from lumiray.train.manifest import open_checkpoint
 from lumiray.tune.place import place_of
 from lumiray.tune.study import Study, open_study
 from lumiray.tune.summary import best_settings
+from lumiray.tune.trial import in_short
 
 SMALL = ("--channels", "4", "4", "8", "8", "--heads", "1", "2", "2", "4", "--perceptual-weight", "0")
 TRAINING = (
@@ -26,6 +27,12 @@ TRAINING = (
 )
 SPACE = "lr: {choice: [1.0e-3, 1.0e-5, 1.0e-6, 1.0e-7]}\n"
 START_S = 240.0  # until the first evaluation on cores that others use, too
+
+
+def test_a_reason_is_short() -> None:
+    stays = "\nWhat is committed in /o stays as it is; the same command continues from it."
+    assert in_short("Traceback (most recent call last):\n  File x\nValueError: no\n" + stays) == "ValueError: no"
+    assert in_short("step 3: the loss is not finite" + stays) == "step 3: the loss is not finite"
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,24 +59,22 @@ def run_group(group: Group, work: Callable[[Any, Any], None], spec: Any, board: 
 def run_here(work: Callable[[Any, Any], None], spec: Any, board: Any) -> None:
     """Run `work(spec, board)` in this process, as the only worker of a group.  Ray must be up.
 
-    Nothing is started for it but the process group of one, so a process can do one run after the other.
+    A process may do one run after the other.  Its process group of one stays: DeepSpeed keeps the groups that it has
+    seen, and does not take others for them.
+
+    Args:
+        spec: has `device`, cpu or gpu.
     """
     import ray.train
     import torch.distributed as dist
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer ends the group with the run
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-    try:
-        TorchTrainer(
-            lambda config: work(config["spec"], config["board"]),
-            train_loop_config={"spec": spec, "board": board},
-            scaling_config=ray.train.ScalingConfig(num_workers=0),
-            run_config=ray.train.RunConfig(name=f"here-{uuid.uuid4().hex[:12]}"),
-        ).fit()
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    if not dist.is_initialized():
+        backend = "nccl" if spec.device == "gpu" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    DataParallelTrainer(
+        lambda config: work(config["spec"], config["board"]),
+        train_loop_config={"spec": spec, "board": board},
+        scaling_config=ray.train.ScalingConfig(num_workers=0),
+        run_config=ray.train.RunConfig(name=f"here-{uuid.uuid4().hex[:12]}"),
+    ).fit()

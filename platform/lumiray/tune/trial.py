@@ -25,7 +25,7 @@ from lumiray.errors import near
 from lumiray.evaluate.report import read_rows
 from lumiray.storage import NotThere, is_s3, join, read_bytes
 from lumiray.train.chain import IDENTITY, STATUS
-from lumiray.train.failure import user_error_behind
+from lumiray.train.failure import STAYS, user_error_behind
 from lumiray.train.marks import Marks
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class TrialRun(tune.Trainable):
             known = user_error_behind(self._failure)
             if mistake is None and known is None:
                 raise self._failure
-            return NO_FIGURE | {ENDED: "failed", REASON: mistake[0] if mistake else str(known)}
+            return NO_FIGURE | {ENDED: "failed", REASON: in_short(mistake[0] if mistake else str(known))}
         if row is None:
             return NO_FIGURE | {ENDED: "failed", REASON: "its run ended without an evaluation"}
         return {ENDED: "done", DONE: True} | told(row, self._spec.figure)
@@ -165,6 +165,12 @@ def run_job(spec: TrialSpec, board: Any) -> None:
         return
     group = Group("lumiray-trial", made.workers, made.shares.device, made.shares.worker, spec.job.run.retries)
     run_group(group, work, made.spec, board)
+
+
+def in_short(message: str) -> str:
+    """What a table can hold of a message: of a traceback its last line."""
+    text = message.partition("\n" + STAYS.partition("{}")[0])[0].strip()
+    return text.splitlines()[-1] if text.startswith("Traceback") else text
 
 
 def told(row: dict[str, Any], figure: str) -> dict[str, Any]:
