@@ -143,11 +143,16 @@ class Study:
         self.place.publish()
 
     def importance(self) -> dict[str, float]:
-        """What share of the variation among trials that are done each field explains (PED-ANOVA); may be empty."""
+        """What share of the variation among trials that are done each field explains (PED-ANOVA); may be empty.
+
+        Fields that only some of them vary are left out: their share would be of those trials alone.
+        """
+        done = [one.values for one in self.trials() if one.state == "done"]
+        fields = [field for field in done[0] if all(field in one for one in done)] if done else []
         with quiet():
             try:
-                return dict(optuna.importance.get_param_importances(self._study))
-            except (ValueError, RuntimeError):  # too few trials, or no field that all of them vary
+                return dict(optuna.importance.get_param_importances(self._study, params=fields)) if fields else {}
+            except (ValueError, RuntimeError):  # too few trials
                 return {}
 
     def _id(self, number: int) -> int:
