@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.conftest import ROOT, Job, start_job
 from tests.jobs.test_restore_finetune import pair, shard
@@ -209,3 +211,27 @@ def test_bad_use_is_said_before_anything_starts(
     assert "Traceback" not in text
     assert not (tmp_path / "study" / "trials").exists()
     assert os.environ.get("PGPASSWORD", "hush") not in text
+
+
+def test_a_trial_whose_process_dies_goes_on_and_is_marked_when_it_dies_again(
+    tmp_path: Path, ray_address: str, places: tuple[str, ...]
+) -> None:
+    output = tmp_path / "study"
+    options = ("--algorithm", "random", "--steps", "500", "--evaluate.every", "2", "--trials", "1")
+    job = start(output, ray_address, *places, *options, "--trial-retries", "1")
+
+    def has_started(attempt: int) -> bool:
+        starts, evaluations = (rows(output, 0, kind) for kind in ("start", "evaluation"))
+        return len(starts) == attempt and bool(evaluations) and evaluations[-1]["step"] > starts[-1]["step"]
+
+    for attempt in (1, 2):
+        until(job, functools.partial(has_started, attempt))
+        (process,) = (one for one in psutil.process_iter() if one.name().startswith("ray::ResourceTr"))
+        process.kill()
+    code, text = job.finish()
+    assert code == 1, text
+    assert rows(output, 0, "start")[1]["step"] > 0  # from its checkpoint
+    (trial,) = study_of(output).trials()
+    assert trial.state == "failed"
+    assert "its process failed 2 times" in trial.notes["reason"]
+    assert "All 1 trials failed; the first: its process failed 2 times" in text

@@ -24,7 +24,7 @@ from lumiray.storage import join
 from lumiray.tune.options import SearchOptions, grid_size
 from lumiray.tune.shares import TrialShare
 from lumiray.tune.space import Space, with_values
-from lumiray.tune.study import Study, Trial
+from lumiray.tune.study import Study, Trial, database_errors
 from lumiray.tune.trial import DONE, ENDED, MISTAKE, REASON, STEP, VALUE, TrialSpec
 
 TRIALS = "trials"
@@ -98,7 +98,8 @@ class Suggester(Searcher):
         if course.stopped or course.mistake:
             return Searcher.FINISHED
         try:
-            return course.next_trial() or Searcher.FINISHED
+            with database_errors(course.study.place):
+                return course.next_trial() or Searcher.FINISHED
         except Exception as error:  # Tune would only log it
             course.mistake = error
             return Searcher.FINISHED
@@ -126,7 +127,8 @@ def _recorded(act: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(act)
     def guarded(self: Recorder, *given: Any, **named: Any) -> None:
         try:
-            act(self, *given, **named)
+            with database_errors(self.course.study.place):
+                act(self, *given, **named)
         except Exception as error:
             self.course.mistake = self.course.mistake or error
 

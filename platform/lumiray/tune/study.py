@@ -230,9 +230,13 @@ def open_study(place: Place, name: str, about: Mapping[str, Any] | None = None) 
         UserError: there is none, it is another one (each difference is named), or the database cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with _database_errors(place):
+    with database_errors(place):
         storage = optuna.storages.RDBStorage(place.url)
-        known = {one.study_name for one in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+        found = {one.study_name: one for one in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+        if about is not None and name in found and not found[name].n_trials:
+            optuna.delete_study(study_name=name, storage=storage)  # its driver found a mistake before the first trial
+            del found[name]
+        known = set(found)
         if about is None and name not in known:
             raise UserError(f"{without_secrets(place.url)}: there is no study {name!r}; there are {sorted(known)}.")
         lowest = str((about or {}).get("metric", "")).startswith("-")
@@ -266,7 +270,7 @@ def _refuse_other(stored: Mapping[str, Any], about: Mapping[str, Any], name: str
 
 
 @contextmanager
-def _database_errors(place: Place) -> Iterator[None]:
+def database_errors(place: Place) -> Iterator[None]:
     """Say what a database that cannot be used means, without its password."""
     from sqlalchemy.exc import SQLAlchemyError
 
