@@ -62,6 +62,7 @@ BENCHMARKS = (
     Benchmark("plan", at_most={"ms_per_batch": 10.0, "memory_mb": 100.0}),
     Benchmark("shuffle_quality"),
     Benchmark("restore_throughput", at_least={"ratio_tiled": 0.95}),
+    Benchmark("search_overhead", at_most={"ratio_pool": 1.25, "overhead_s": 12.0}),
     Benchmark("many_shards", at_most={"ratio_start": 1.5, "ratio_memory": 1.5}),
 )
 

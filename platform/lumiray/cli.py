@@ -74,6 +74,12 @@ def _study_best(given: argparse.Namespace) -> None:
     print(best_settings(given.study, given.storage), end="")
 
 
+def _study_repeat(given: argparse.Namespace) -> None:
+    from lumiray.tune.repeat import repeat
+
+    print(repeat(given.study, given.trial, given.seeds, given.storage))
+
+
 def _systems(given: argparse.Namespace) -> None:
     from lumiray.overview import systems
 
@@ -123,8 +129,12 @@ def parser() -> argparse.ArgumentParser:
     for name, action, words in (
         ("show", _study_show, "all trials, the best settings, which of them matter"),
         ("best", _study_best, "the best trial's settings as YAML, for --config of a job"),
+        ("repeat", _study_repeat, "the best trial and the shared settings under several seeds: is its lead noise"),
     ):
         look = _verb(looks, name, action, words)
+        if name == "repeat":
+            look.add_argument("--trial", type=int, help="another trial than the best one")
+            look.add_argument("--seeds", type=int, default=5, help="how many seeds (default 5)")
         look.add_argument("study", help="a search's output, local or s3://")
         look.add_argument("--storage", help="its database, if the search had one: postgresql://USER@HOST/NAME")
 

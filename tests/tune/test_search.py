@@ -122,7 +122,7 @@ def test_a_driver_that_was_killed_goes_on_and_another_one_beside_it_is_refused(
     job.send(signal.SIGKILL)
     job.finish()
     values = [one.values for one in study_of(output).trials()]
-    reached = [rows(output, number, "evaluation")[-1]["step"] for number in (0, 1)]
+    reached = [rows(output, number, "train")[-1]["step"] for number in (0, 1)]
     job = start(output, ray_address, *options, "--trials", "2")
     until(job, lambda: all(len(rows(output, number, "start")) == 2 for number in (0, 1)))
     resumed = [rows(output, number, "start")[-1]["step"] for number in (0, 1)]

@@ -21,9 +21,8 @@ from lumiray.config import JobConfig
 from lumiray.errors import RunFailure, UserError
 from lumiray.evaluate.chart import short_number
 from lumiray.storage import join
-from lumiray.tune.options import SearchOptions, grid_size
 from lumiray.tune.shares import TrialShare
-from lumiray.tune.space import Space, with_values
+from lumiray.tune.space import with_values
 from lumiray.tune.study import Study, Trial, database_errors
 from lumiray.tune.trial import DONE, ENDED, MISTAKE, REASON, STEP, VALUE, TrialSpec
 
@@ -36,14 +35,14 @@ class Course:
 
     Args:
         job: what trials vary; its output is the study's.
+        new: begins one more trial; None when there are enough.
         board: where trials are asked to stop.
         left: trials that a driver before this one left running.
     """
 
     study: Study
-    space: Space
-    options: SearchOptions
     job: JobConfig
+    new: Callable[[], Trial | None]
     share: TrialShare
     board: Any
     left: list[Trial]
@@ -71,18 +70,15 @@ class Course:
             self.seconds[trial.number] = float(trial.notes.get("seconds", 0.0))
             words = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
             say(f"trial {trial.number} {'goes on' if trial.curve else 'begins'}: {words}")
-            spec = TrialSpec(job, self.options.figure, self.share.resources, self.board)
+            spec = TrialSpec(job, self.study.metric, self.share.resources, self.board)
             return {"number": trial.number, "spec": spec}
         return None
 
     def _trials(self) -> Iterator[Trial]:
         while self.left:
             yield self.left.pop(0)
-        algorithm, most = self.options.algorithm, self.options.trials
-        if algorithm == "grid":
-            most = min(most, grid_size(self.space))
-        while len(self.study.trials()) < most:
-            yield self.study.ask(self.space, algorithm, self.job.run.seed)
+        while (trial := self.new()) is not None:
+            yield trial
 
 
 class Suggester(Searcher):

@@ -12,10 +12,11 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from lumiray import __version__
-from lumiray.config import JobConfig
+from lumiray.config import JobConfig, check_run
 from lumiray.errors import Interrupted, UserError
 from lumiray.registry import system as make_system
 from lumiray.settings_file import to_yaml
@@ -28,7 +29,7 @@ from lumiray.tune.options import SearchOptions, check_options, grid_size
 from lumiray.tune.place import place_of
 from lumiray.tune.space import Space, check_space, fields_of
 from lumiray.tune.space_file import find_space
-from lumiray.tune.study import Study, described, open_study
+from lumiray.tune.study import Study, Trial, described, open_study
 from lumiray.tune.summary import study_name
 
 CARRIED_OUT = {  # how trials are carried out; the study goes on under other values
@@ -51,6 +52,7 @@ def search(job: JobConfig, options: SearchOptions, space: Space | None = None) -
         Interrupted: told to stop; the same command goes on.
     """
     check_options(options, job)
+    check_run(job.run)
     job = _one_stage(independent_of_here(job))
     given, source = (space, "the space") if space is not None else find_space(job.slug, options.space)
     check_space(given, job, source)
@@ -69,7 +71,13 @@ def search(job: JobConfig, options: SearchOptions, space: Space | None = None) -
         stream = make_stream(checked, open_shards)  # shards without an index get it here, once for all trials
         if options.grace is not None and options.grace > stream.total_steps:
             raise UserError(f"--grace {options.grace} is longer than a trial, which has {stream.total_steps} steps.")
-        _drive(study, given, options, job)
+        most = min(options.trials, grid_size(given)) if options.algorithm == "grid" else options.trials
+
+        def next_trial() -> Trial | None:
+            enough = len(study.trials()) >= most
+            return None if enough else study.ask(given, options.algorithm, job.run.seed)
+
+        drive(study, options, job, next_trial)
     return study
 
 
@@ -103,8 +111,16 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
-def _drive(study: Study, space: Space, options: SearchOptions, job: JobConfig) -> None:
-    """Let Tune run trials until the study is over."""
+def drive(study: Study, options: SearchOptions, job: JobConfig, new: Callable[[], Trial | None]) -> None:
+    """Let Tune run trials until the study is over.  Ray must be up.
+
+    Args:
+        job: what trials vary; its output is the study's.
+        new: begins one more trial; None when there are enough.
+
+    Raises:
+        UserError, RunFailure, Interrupted: see `search`.
+    """
     os.environ |= {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's own run has its metrics and event files
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has none
@@ -126,7 +142,7 @@ def _drive(study: Study, space: Space, options: SearchOptions, job: JobConfig) -
     share = trial_share(job.run, options, ray.cluster_resources(), nodes)
     board: Any = Board.remote()  # type: ignore[attr-defined]
     trials = study.trials()
-    course = Course(study, space, options, job, share, board, [one for one in trials if one.state == "running"])
+    course = Course(study, job, new, share, board, [one for one in trials if one.state == "running"])
     scheduler = make_scheduler(options, job.run.evaluate.every, LONG)
     replayed(scheduler, [one for one in trials if one.state in ("done", "stopped")])
     print(f"{len(trials)} of {options.trials} trials are there; {share.at_once} run at once", flush=True)

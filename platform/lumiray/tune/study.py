@@ -127,6 +127,13 @@ class Study:
         self.place.publish()
         return Trial(asked.number, "running", values)
 
+    def begin(self, values: Mapping[str, Any]) -> Trial:
+        """Begin a trial with values that no algorithm chose."""
+        asked = self._study.ask()
+        asked.set_user_attr("values", dict(values))
+        self.place.publish()
+        return Trial(asked.number, "running", values)
+
     def report(self, number: int, step: int, value: float) -> None:
         """Record the metric of a running trial after some steps; what is recorded for them already stays."""
         self._study._storage.set_trial_intermediate_value(self._id(number), step, value)
