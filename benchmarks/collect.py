@@ -61,6 +61,8 @@ BENCHMARKS = (
     Benchmark("gpu_step"),
     Benchmark("plan", at_most={"ms_per_batch": 10.0, "memory_mb": 100.0}),
     Benchmark("shuffle_quality"),
+    Benchmark("restore_train", at_least={"ratio_plain": 1.1}),
+    Benchmark("zero_shot_fit", at_least={"ratio_plain": 1.5}),
     Benchmark("restore_throughput", at_least={"ratio_tiled": 0.95}),
     Benchmark("search_overhead", at_most={"ratio_pool": 1.25, "overhead_s": 12.0}),
     Benchmark("many_shards", at_most={"ratio_start": 1.5, "ratio_memory": 1.5}),

@@ -1,4 +1,4 @@
-"""Running the CLIP job from a benchmark, and reading what it measured about itself."""
+"""Running a job from a benchmark, and reading what it measured about itself."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Measured:
         return times[len(times) // 2]
 
 
-def run_job(name: str, options: list[str]) -> Measured:
-    """Run jobs/clip_pretrain.py with fresh output; stops the benchmark with the job's words if it fails."""
+def run_job(name: str, options: list[str], job: str = "clip_pretrain.py") -> Measured:
+    """Run a job with fresh output; stops the benchmark with the job's words if it fails."""
     output = ROOT / ".cache" / "benchmarks" / "runs" / name
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, str(ROOT / "jobs" / "clip_pretrain.py"), "--output", str(output), *options]
+    command = [sys.executable, str(ROOT / "jobs" / job), *options, "--output", str(output)]
     begin = time.perf_counter()
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"RAY_AUTH_MODE": "disabled"}, check=False

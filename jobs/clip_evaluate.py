@@ -16,7 +16,7 @@ from lumiray.command import guarded, read_options
 
 def main() -> None:
     """Read the command line, evaluate, print the figures."""
-    from lumiray.train.score import ScoreOptions, score
+    from lumiray.train.score_pairs import ScoreOptions, score
 
     found = score("clip", read_options(ScoreOptions, sys.argv[1:], str(__doc__)))
     for name, value in found["metrics"].items():

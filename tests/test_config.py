@@ -11,7 +11,7 @@ import pytest
 from lumiray.command import read_options
 from lumiray.config import RunConfig, check_run
 from lumiray.errors import UserError, check_number
-from lumiray.train.score import ScoreOptions, job_of
+from lumiray.train.score_pairs import ScoreOptions, job_of
 from lumizoo.clip.captions import caption_sources
 from lumizoo.clip.config import ClipConfig
 

@@ -43,6 +43,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def without_weights(config: Any) -> Any:
+    """A system's configuration that names no file of weights."""
+    return dataclasses.replace(config, weights=None) if getattr(config, "weights", None) else config
+
+
 def read_settings(url: str) -> dict[str, Any]:
     """The mapping in a YAML file.
 

@@ -208,6 +208,8 @@ class System(ABC):
     """Tiles begin at multiples of this: the network's coarser grids then lie as in the whole picture."""
     tile: ClassVar[int] = 512
     """Side of tiles where the whole picture is seen: fixed, for the result depends on it and not on a machine."""
+    whole: ClassVar[bool] = False
+    """Pictures are never cut into tiles, as faces that are all of one size."""
     truncates: ClassVar[bool] = False
     """Levels are cut off, as some published code does, not rounded."""
 

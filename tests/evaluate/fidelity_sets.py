@@ -14,7 +14,9 @@ import torch.distributed as dist
 
 from lumiray.data.entries import StreamSpec, evaluation_entries
 from lumiray.data.plan import Plan, PlanSettings, Source
+from lumiray.evaluate.fidelity import psnr
 from lumiray.evaluate.named import FIDELITY, evaluated, evaluators
+from lumiray.evaluate.worst import Case, WorstPictures
 
 COUNT, UNUSABLE = 7, (0, 4)  # pairs; those that could not be read
 
@@ -64,4 +66,19 @@ def on_ranks(rank: int, world: int) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     everyone: list[Any] = [None] * world
     dist.all_gather_object(everyone, figures_of(rank, world))
+    return everyone
+
+
+def worst_of(rank: int, world: int, count: int) -> list[Case]:
+    """The worst pictures by PSNR, as this rank has them in the end."""
+    kept = WorstPictures(psnr, count)
+    evaluated([kept], batches(rank, world), lambda batch: batch)
+    return kept.cases()
+
+
+def worst_on_ranks(rank: int, world: int, count: int) -> list[list[int]]:
+    """Their rows as every rank of a group has them."""
+    torch.set_num_threads(1)
+    everyone: list[Any] = [None] * world
+    dist.all_gather_object(everyone, [case.row for case in worst_of(rank, world, count)])
     return everyone

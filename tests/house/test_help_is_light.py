@@ -30,7 +30,11 @@ def test_the_help_of_a_job_imports_neither_torch_nor_ray() -> None:
     text, loaded = help_of("jobs/clip_pretrain.py")
     assert "--shards" in text
     assert loaded & (HEAVY | {"numpy"}) == set()
-    for job, own in (("jobs/restore_finetune.py", "--crop-size"), ("jobs/search.py", "--scheduler")):
+    for job, own in (
+        ("jobs/restore_finetune.py", "--crop-size"),
+        ("jobs/restore_evaluate.py", "--worst"),
+        ("jobs/search.py", "--scheduler"),
+    ):
         text, loaded = help_of(job, "cidnet")
-        assert own in text
+        assert own in text and "--crop-size" in text
         assert loaded & (HEAVY | {"numpy"}) == set()

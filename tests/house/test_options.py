@@ -29,6 +29,7 @@ from tests.settings import leaves, options
 
 from lumiray.command import Asked
 from lumiray.config import RunConfig
+from lumiray.evaluate.evaluate_options import EvaluateOptions
 from lumiray.evaluate.fit_options import FitOptions
 from lumiray.evaluate.restore_options import RestoreOptions
 from lumiray.registry import config_class, slugs
@@ -38,6 +39,7 @@ FROZEN = Path(__file__).with_name("options.txt")
 JOB, SLUG = "jobs/clip_pretrain.py", "clip"
 TRAINS_SEVERAL = "jobs/restore_finetune.py"
 FIT_JOB, RESTORE_JOB, SEARCH_JOB = "jobs/restore_zero_shot.py", "jobs/restore_images.py", "jobs/search.py"
+EVALUATE_JOB = "jobs/restore_evaluate.py"
 RENEW = "python tests/house/test_options.py --write"
 TRAINED = [config_class(slug) for slug in slugs()]
 FITTED = [config_class(slug, "fit") for slug in slugs("fit")]
@@ -78,10 +80,11 @@ def listed_fits() -> list[str]:
 
 
 def listed_restores() -> list[str]:
-    """Options of the job that restores folders, without those of a system."""
+    """Options of the jobs that restore folders and that evaluate, without those of a system."""
     return [
-        f"RESTORE {flag(name)} {'required' if default is dataclasses.MISSING else shown(default)}"
-        for name, _, default in leaves(RestoreOptions)
+        f"{job} {flag(name)} {'required' if default is dataclasses.MISSING else shown(default)}"
+        for job, kind in (("RESTORE", RestoreOptions), ("EVALUATE", EvaluateOptions))
+        for name, _, default in leaves(kind)
     ]
 
 
@@ -128,7 +131,9 @@ def test_the_help_of_a_system_shows_the_run_s_options_and_its_own(slug: str) -> 
     assert sorted(found) == sorted(flag(name) for name in [*options(slug), *(name for name, _, _ in leaves(Asked))])
 
 
-@pytest.mark.parametrize("kind", [RunConfig, Asked, FitOptions, RestoreOptions, SearchOptions, *TRAINED, *FITTED])
+@pytest.mark.parametrize(
+    "kind", [RunConfig, Asked, FitOptions, RestoreOptions, EvaluateOptions, SearchOptions, *TRAINED, *FITTED]
+)
 def test_every_option_is_explained_by_the_text_below_its_field(kind: type) -> None:
     for one in classes(kind):
         (definition,) = ast.parse(inspect.getsource(one)).body
@@ -161,7 +166,8 @@ def test_every_option_is_read_somewhere() -> None:
 @pytest.mark.parametrize("slug", slugs())
 def test_a_system_s_settings_do_not_share_a_name_with_the_run_s(slug: str) -> None:
     """Both stand side by side on the command line, in YAML and in a run's identity."""
-    run = {field.name for kind in (RunConfig, Asked, SearchOptions) for field in dataclasses.fields(kind)} | {"system"}
+    kinds = (RunConfig, Asked, EvaluateOptions, SearchOptions)
+    run = {field.name for kind in kinds for field in dataclasses.fields(kind)} | {"system"}
     assert run & {field.name for field in dataclasses.fields(config_class(slug))} == set()
 
 
@@ -181,7 +187,7 @@ if __name__ == "__main__":
         head: listed(),
         f"# Options of the systems of {TRAINS_SEVERAL}, besides those of the run above": listed_trained(),
         f"# Options of {FIT_JOB} SYSTEM, and of each system": listed_fits(),
-        f"# Options of {RESTORE_JOB} SYSTEM; those of the system are in its configuration": listed_restores(),
+        f"# Options of {RESTORE_JOB} and {EVALUATE_JOB}, without those of the system": listed_restores(),
         f"# Options of {SEARCH_JOB} SYSTEM, besides those of the system's own job": listed_searches(),
     }
     FROZEN.write_text("".join(f"{line}\n" for title, lines in parts.items() for line in (title, *lines)))

@@ -12,6 +12,7 @@ from tests.house.sources import ROOT, help_of, sources
 from tests.house.test_options import SEARCH_JOB, TRAINS_SEVERAL, trained
 
 from lumiray.cli import parser
+from lumiray.command import SHORT
 
 PAGES = [
     file.relative_to(ROOT).as_posix()
@@ -32,7 +33,8 @@ def unknown_targets(page: str) -> list[str]:
 def options_of(job: str, *system: str, path: str = SOURCES) -> set[str]:
     """Options in a job's help, with those of a system where the job takes one; at the start of their lines."""
     text, _ = help_of(job, *system, path=path)
-    return {line.split()[1].rstrip(",") for line in text.splitlines() if line.startswith("│ --")} | {"--help"}
+    found = {line.split()[1].rstrip(",") for line in text.splitlines() if line.startswith("│ --")} | {"--help"}
+    return found | {short for short, whole in SHORT.items() if whole in found}
 
 
 def with_packages(page: str, folder: Path) -> str:

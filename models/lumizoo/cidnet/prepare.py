@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lumiray.data.records import pair_of
-from lumiray.system import BadRow, Row
-
-LEAST_SIDE = 11  # of pictures that are evaluated: the window of SSIM (card cidnet, Metrics)
+from lumiray.system import Row
+from lumizoo.blocks.whole_pairs import channels_first, decoded_pair, whole_pair
 
 
 def prepare_pair(row: Row, size: int, draw: np.random.Generator | None) -> dict[str, np.ndarray]:
@@ -24,16 +22,9 @@ def prepare_pair(row: Row, size: int, draw: np.random.Generator | None) -> dict[
     Raises:
         BadRow: a half is missing or cannot be decoded, they differ in size, or are smaller than the crop.
     """
-    pair = {half: picture.decoded() for half, picture in pair_of(row).items()}
-    (height, width), other = (picture.shape[:2] for picture in pair.values())
-    if (height, width) != other:
-        raise BadRow(f"lq has {width} x {height} pixels and gt {other[1]} x {other[0]}; a pair has one size")
-    least, purpose = (LEAST_SIDE, "SSIM's window") if draw is None else (size, "the crop")
-    if min(height, width) < least:
-        raise BadRow(f"the pair has {width} x {height} pixels, fewer than {purpose} of {least} x {least}")
-    if draw is not None:
-        pair = cropped(pair, size, draw)
-    return {half: np.ascontiguousarray(picture.transpose(2, 0, 1)) for half, picture in pair.items()}
+    if draw is None:
+        return whole_pair(row)
+    return channels_first(cropped(decoded_pair(row, size, "the crop"), size, draw))
 
 
 def cropped(pair: dict[str, np.ndarray], size: int, draw: np.random.Generator) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from lumiray.data.records import texts_of
 from lumiray.errors import UserError
 from lumiray.system import Row
-from lumizoo.clip.library import tokenizers
+from lumizoo.blocks.open_clip_library import tokenizers
 
 MAX_WORD = 2000  # characters of one word that are looked at; a longer one is data gone wrong, not language
 

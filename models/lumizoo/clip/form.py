@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
-from lumiray.errors import UserError, near
+from lumizoo.blocks.open_clip_library import OPENAI_MEAN, OPENAI_STD, model_settings
 from lumizoo.clip.config import ClipConfig
-from lumizoo.clip.library import model_config, model_names
-
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -34,32 +27,6 @@ class Form:
     resize: Literal["shortest", "longest", "squash"]
     hf_tokenizer: str | None
     tokenizer_options: tuple[tuple[str, Any], ...]
-
-
-@cache
-def model_settings(model: str) -> dict[str, Any]:
-    """open_clip's configuration of a model: by name, from a JSON file, or JSON itself.
-
-    Raises:
-        UserError: no such model or file, or the file is not a model configuration.
-    """
-    if model.endswith(".json") or model.startswith("{"):
-        try:
-            settings = json.loads(model if model.startswith("{") else Path(model).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"--model {model}: cannot be read as JSON ({error}).") from None
-        missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(settings)
-        if missing:
-            raise UserError(f"--model {model}: a model configuration needs {', '.join(sorted(missing))}.")
-        return settings
-    settings = model_config(model)
-    if settings is None:
-        known = model_names()
-        raise UserError(
-            f"--model {model!r}: open_clip has no model of that name.{near(model, known)} "
-            "(or give the path of a model configuration, ending in .json)"
-        )
-    return settings
 
 
 def form_of(config: ClipConfig) -> Form:

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from lumiray.errors import UserError
+from lumizoo.blocks.open_clip_library import model_settings
 from lumizoo.clip.config import ClipConfig
-from lumizoo.clip.form import model_settings
 from lumizoo.clip.weights import load_weights
 
 

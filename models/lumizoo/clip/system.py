@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from lumiray.system import Batch, Optimizer, Player, Record, Row, Schedule, Scope, Stage, System, Term
 from lumizoo.blocks.contrast import sigmoid_contrast, softmax_contrast
+from lumizoo.blocks.open_clip_library import model_settings
 from lumizoo.clip.config import ClipConfig
 from lumizoo.clip.decay import no_decay
-from lumizoo.clip.form import Form, form_of, model_settings
+from lumizoo.clip.form import Form, form_of
 from lumizoo.clip.prepare import Prepare
 from lumizoo.clip.weights import check_weights, is_file, to_open_clip
 

@@ -220,14 +220,16 @@ class ShardSet:
         """Bytes of each numbered row of a shard as stored, headers included; int64."""
         return self._rows_of(shard).lengths
 
+    def keys(self, shard: int) -> list[str]:
+        """Keys of all rows that a shard stores, in its order; untrusted.  Read once, then kept in the index."""
+        return self._catalog(shard).keys(self._listed(shard))
+
     def _rows_of(self, shard: int) -> Rows:
         """Offsets of a shard, from memory, from the index, or by scanning where the index cannot be reached."""
         if shard in self._offsets:
             self._offsets.move_to_end(shard)
             return self._offsets[shard]
-        url = self.url_of(shard)
-        listed = Listed(url, int(self.sizes[shard]), self.marks[shard].decode())
-        catalog = Catalog(self.folders[self.folder_of[shard]], self.index_folder)
+        url, listed, catalog = self.url_of(shard), self._listed(shard), self._catalog(shard)
         rows = catalog.rows(listed)
         stored = int(self.stored_per_shard[shard])
         if len(rows.offsets) != stored:
@@ -244,6 +246,12 @@ class ShardSet:
         while len(self._offsets) > 1 and sum(r.nbytes for r in self._offsets.values()) > _OFFSETS_BYTES:
             self._offsets.popitem(last=False)
         return rows
+
+    def _listed(self, shard: int) -> Listed:
+        return Listed(self.url_of(shard), int(self.sizes[shard]), self.marks[shard].decode())
+
+    def _catalog(self, shard: int) -> Catalog:
+        return Catalog(self.folders[self.folder_of[shard]], self.index_folder)
 
     def _refuse_changed(self, shard: Shard) -> None:
         """What looks like a bad row may be a shard that was replaced under way: then all its rows are in doubt."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 class Collected:
@@ -52,6 +56,15 @@ def sum_over_ranks(own: int) -> int:
     total = torch.tensor(own, dtype=torch.int64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(total)
     return int(total)
+
+
+def gathered_objects(own: Value) -> list[Value]:
+    """Every rank's value on every rank, in their order; every rank must call it."""
+    if world_size() == 1:
+        return [own]
+    found: list[Value | None] = [None] * world_size()
+    dist.all_gather_object(found, own)
+    return found  # type: ignore[return-value]
 
 
 def world_size() -> int:

@@ -21,6 +21,7 @@ SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_C1, SSIM_C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 LEAST_GREY = 1e-6  # below that of one level in one pixel: a black result stays black
 GREY = (0.299, 0.587, 0.114)  # weights of R, G and B in the grey of GT mean (ITU-R BT.601)
+Y_OFFSET, Y_WEIGHTS = 16.0, (65.481, 128.553, 24.966)  # Y of BT.601 in studio range, for R, G and B in [0, 1]
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 
@@ -29,7 +30,7 @@ def psnr(restored: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio over all pixels and channels of each picture, in dB.
 
     Args:
-        restored, reference: levels in [0, 255], `(B, 3, H, W)`.
+        restored, reference: levels in [0, 255], `(B, C, H, W)`.
 
     Returns:
         fp64 `(B,)`.
@@ -42,7 +43,7 @@ def ssim(restored: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity of each picture: the mean over channels and over windows that lie inside it.
 
     Args:
-        restored, reference: levels in [0, 255], `(B, 3, H, W)`, no side shorter than the window's 11 pixels.
+        restored, reference: levels in [0, 255], `(B, C, H, W)`, no side shorter than the window's 11 pixels.
 
     Returns:
         fp64 `(B,)`, at most 1.
@@ -80,6 +81,29 @@ def gt_mean(measure: Measure) -> Measure:
     return measured
 
 
+def on_y(measure: Measure) -> Measure:
+    """The measure of the Y channels alone, as papers on rain and super-resolution give it (card nerd-rain, Metrics)."""
+
+    def measured(restored: Tensor, reference: Tensor) -> Tensor:
+        return measure(y_levels(restored), y_levels(reference))
+
+    return measured
+
+
+def y_levels(pictures: Tensor) -> Tensor:
+    """Y of ITU-R BT.601 in 16 to 235, rounded as MATLAB's rgb2ycbcr rounds it for 8-bit pictures.
+
+    Args:
+        pictures: RGB levels in [0, 255], `(B, 3, H, W)`.
+
+    Returns:
+        whole numbers in fp64, `(B, 1, H, W)`.
+    """
+    weights = torch.tensor(Y_WEIGHTS, dtype=torch.float64, device=pictures.device) / PEAK
+    luminance = Y_OFFSET + (pictures.double() * weights[:, None, None]).sum(1, keepdim=True)
+    return (luminance + 0.5).floor()  # MATLAB rounds halves up, torch.round to even
+
+
 def grey_mean(pictures: Tensor) -> Tensor:
     """Mean grey of each picture `(B, 3, H, W)`, fp64 `(B,)`."""
     weights = torch.tensor(GREY, dtype=torch.float64, device=pictures.device)
@@ -98,15 +122,19 @@ class FidelityEvaluator:
     """
 
     def __init__(self, name: str, measure: Measure) -> None:
-        self._name, self._measure = name, measure
+        self.name, self.measure = name, measure
         self._values = Collected()
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take one batch; outputs have `restored` and `reference`, uint8 `(B, 3, H, W)`, rows `row` and `valid`."""
-        values = self._measure(outputs["restored"], outputs["reference"])
+        values = self.measure(outputs["restored"], outputs["reference"])
         self._values.add(batch["valid"], row=batch["row"], value=values)
 
     def compute(self) -> dict[str, float]:
         """The mean over all ranks' rows; nothing if none could be used."""
-        values = self._values.everywhere("row")["value"]
-        return {self._name: float(values.mean())} if len(values) else {}
+        values = self.of_rows()["value"]
+        return {self.name: float(values.mean())} if len(values) else {}
+
+    def of_rows(self) -> dict[str, Tensor]:
+        """`row` and `value` of every picture of all ranks, in the order of the rows; every rank must call it."""
+        return self._values.everywhere("row")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lumiray.errors import UserError, near
 from lumiray.evaluate.classes import Classes
-from lumiray.evaluate.fidelity import FidelityEvaluator, gt_mean, psnr, ssim
+from lumiray.evaluate.fidelity import FidelityEvaluator, gt_mean, on_y, psnr, ssim
 from lumiray.evaluate.retrieval import RetrievalEvaluator
 from lumiray.evaluate.zero_shot import ZeroShotEvaluator, class_embeddings
 from lumiray.system import Batch
@@ -26,7 +26,14 @@ class Evaluator(Protocol):
         """Figures over everything seen by all ranks."""
 
 
-FIDELITY = {"psnr": psnr, "ssim": ssim, "psnr_gt_mean": gt_mean(psnr), "ssim_gt_mean": gt_mean(ssim)}
+FIDELITY = {
+    "psnr": psnr,
+    "ssim": ssim,
+    "psnr_gt_mean": gt_mean(psnr),
+    "ssim_gt_mean": gt_mean(ssim),
+    "psnr_y": on_y(psnr),
+    "ssim_y": on_y(ssim),
+}
 EVALUATORS: dict[str, Callable[[], Evaluator]] = {"retrieval": RetrievalEvaluator} | {
     name: partial(FidelityEvaluator, name, measure) for name, measure in FIDELITY.items()
 }

@@ -76,12 +76,12 @@ def read_rows(run: str) -> list[dict[str, Any]]:
 
 
 def read_scores(run: str) -> list[dict[str, Any]]:
-    """What `clip_evaluate.py` wrote into the run's folder, oldest first.
+    """What `clip_evaluate.py` wrote into the run's folder, and `restore_evaluate.py` into folders there, oldest first.
 
     Files without figures are passed over.
     """
-    folder = join(run, "scores")
-    found = [_json(run, f"scores/{name}") for name in list_names(folder) if name.endswith(".json")]
+    names = list_names(join(run, "scores"))
+    found = [_json(run, f"scores/{name}" if name.endswith(".json") else f"scores/{name}/scores.json") for name in names]
     scores = [one for one in found if one and isinstance(one.get("metrics"), dict)]
     return sorted(scores, key=lambda one: one.get("time", 0.0))
 

@@ -20,7 +20,7 @@ from lumiray.evaluate.picture_pool import Pool, over_cluster
 from lumiray.evaluate.restore_options import RestoreCommand, RestoreOptions
 from lumiray.registry import slugs, system, system_class
 from lumiray.storage import NotThere, absolute, base_name, is_s3, read_bytes, write_atomically
-from lumiray.system import System
+from lumiray.system import System, stage_named
 
 EXTENSIONS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}  # the first is given to other names
 
@@ -61,15 +61,24 @@ def result_name(name: str, form: str) -> str:
     return name if kept else stem + EXTENSIONS[form][0]
 
 
+def refuse_unless_restores(slug: str) -> None:
+    """See that a system restores pictures.
+
+    Raises:
+        UserError: it does not; names those that do.
+    """
+    if system_class(slug).restore is System.restore:
+        able = [one for one in slugs() if system_class(one).restore is not System.restore]
+        raise UserError(f"{slug} restores no pictures; these do: {', '.join(able)}.")
+
+
 def _whole(command: RestoreCommand) -> Any:
     """The settings, with weights that every process finds.
 
     Raises:
         UserError: the system restores nothing, or is given no weights.
     """
-    if system_class(command.slug).restore is System.restore:
-        able = [slug for slug in slugs() if system_class(slug).restore is not System.restore]
-        raise UserError(f"{command.slug} restores no pictures; these do: {', '.join(able)}.")
+    refuse_unless_restores(command.slug)
     config = command.config
     if not hasattr(config, "weights"):
         return config
@@ -109,17 +118,19 @@ class Restorer:
     def __init__(self, command: RestoreCommand, processes: int = 1) -> None:
         import torch
 
-        from lumiray.evaluate.run_weights import with_local_weights
+        from lumiray.evaluate.run_weights import stage_of_run, with_local_weights
         from lumiray.evaluate.tile_size import chosen_tiling, measured_memory
 
         self._options = command.options
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with with_local_weights(command.slug, command.config) as config:
             self._system = system(command.slug, config)
-            self._system.build(self._system.stages()[-1])
+            stage = stage_of_run(getattr(command.config, "weights", None))
+            self._system.build(stage_named(self._system, stage) if stage else self._system.stages()[-1])
         self._system.networks.eval().to(device)
         self._memory = measured_memory(self._system, device, processes)
-        self._tiling = chosen_tiling(command.options.tile, self._system, self._memory, device)
+        tile = "none" if self._system.whole else command.options.tile
+        self._tiling = chosen_tiling(tile, self._system, self._memory, device)
         self._compared = self._system.receptive_field is not None  # then there is nothing to compare
 
     def words(self) -> str:

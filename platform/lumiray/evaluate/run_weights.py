@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lumiray.errors import UserError
-from lumiray.settings_file import job_from, read_settings
-from lumiray.storage import absolute, base_name, exists, is_s3, join, local_path, parent, read_bytes
+from lumiray.settings_file import job_from, read_settings, without_weights
+from lumiray.storage import NotThere, absolute, base_name, exists, is_s3, join, local_path, parent, read_bytes
 
-SETTINGS = "config.yaml"
+SETTINGS, IDENTITY, CHECKPOINTS = "config.yaml", "run.json", "checkpoints"
 FILES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt")  # on S3 a folder is told from a file by its name alone
 
 
@@ -22,28 +23,54 @@ def is_folder(weights: str) -> bool:
     return not weights.endswith(FILES) if is_s3(weights) else Path(local_path(weights)).is_dir()
 
 
-def settings_of_run(slug: str, weights: str) -> Any | None:
-    """The system's settings in the run that the weights come from, without its own weights; None where it is no run.
+def settings_in(slug: str, place: str, source: str) -> tuple[str, Any] | None:
+    """A run's output folder and the system's settings in it, without its own weights; None where there is no run.
 
     Args:
-        weights: a run's output, one of its checkpoints, or anything else.
+        place: a run's output, one of its checkpoints, or anything else.
+        source: what named it, for messages.
+
+    Raises:
+        UserError: the run trained another system.
+    """
+    for folder in _outputs(place):
+        settings = join(folder, SETTINGS)
+        if exists(settings):
+            return folder, without_weights(job_from(slug, read_settings(settings), source).system)
+    return None
+
+
+def settings_of_run(slug: str, weights: str) -> Any | None:
+    """The system's settings in the run that `--weights` name, without its own weights; None where they name none.
 
     Raises:
         UserError: the run trained another system, or the system has no setting for weights.
     """
-    if not is_folder(weights):
+    found = settings_in(slug, weights, f"--weights {weights}: the run") if is_folder(weights) else None
+    if found is None:
         return None
-    for folder in (weights, parent(parent(absolute(weights)))):
-        place = join(folder, SETTINGS)
-        if exists(place):
-            settings = job_from(slug, read_settings(place), f"--weights {weights}: the run").system
-            if not hasattr(settings, "weights"):
-                raise UserError(
-                    f"--weights {weights}: {slug} has no setting for weights. Its configuration needs a field "
-                    "`weights: str | None = None`, and its `build` has to load that file."
-                )
-            return dataclasses.replace(settings, weights=None)
+    if not hasattr(found[1], "weights"):
+        raise UserError(
+            f"--weights {weights}: {slug} has no setting for weights. Its configuration needs a field "
+            "`weights: str | None = None`, and its `build` has to load that file."
+        )
+    return found[1]
+
+
+def stage_of_run(weights: str | None) -> str | None:
+    """The stage that the run trained whose weights are meant; None where they are of no run."""
+    if weights is None or not is_folder(weights):
+        return None
+    for folder in _outputs(weights):
+        with suppress(NotThere, ValueError, LookupError, TypeError):
+            return str(json.loads(read_bytes(join(folder, IDENTITY)))["identity"]["stage"])
     return None
+
+
+def _outputs(place: str) -> tuple[str, ...]:
+    """Folders that may be the output of the run that a place is of: itself, or that of a checkpoint."""
+    holder = parent(absolute(place))
+    return (place, parent(holder)) if base_name(holder) == CHECKPOINTS else (place,)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ SIDE, GAP, TEXT_WIDTH, MARGIN = 84, 14, 330, 24
 MOST_LETTERS = 200  # of a caption, before it is measured; more never fit
 RIGHT, FRAME, INK, GREY = "#12a150", "#d4d7dd", "#1b1f27", "#6b7280"
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 @dataclass(frozen=True)
 class Query:
@@ -41,7 +43,7 @@ def query_sheet(queries: Sequence[Query]) -> bytes:
     large, small = ImageFont.load_default(size=17), ImageFont.load_default(size=13)
     for number, query in enumerate(queries):
         top = MARGIN + number * (SIDE + GAP)
-        pen.text((MARGIN, top + 18), _shortened(query.text, pen, large), fill=INK, font=large)
+        pen.text((MARGIN, top + 18), shortened(query.text, pen, large, TEXT_WIDTH - 16), fill=INK, font=large)
         found = f"right picture at rank {query.rank + 1}"
         pen.text((MARGIN, top + 46), found, fill=RIGHT if query.right is not None else GREY, font=small)
         for place, picture in enumerate(query.pictures):
@@ -56,8 +58,9 @@ def query_sheet(queries: Sequence[Query]) -> bytes:
     return encoded.getvalue()
 
 
-def _shortened(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+def shortened(text: str, pen: ImageDraw.ImageDraw, font: Font, width: float) -> str:
+    """The beginning of a text, on one line, that is at most so wide in pixels."""
     text = " ".join(text[:MOST_LETTERS].split())  # a pen measures single lines only, and each letter costs it time
-    while text and pen.textlength(text, font=font) > TEXT_WIDTH - 16:
+    while text and pen.textlength(text, font=font) > width:
         text = text[:-2].rstrip("…") + "…"
     return text

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch.distributed as dist
-
 from lumiray.data.feed import Delivery
 from lumiray.errors import RunFailure
-from lumiray.evaluate.collect import sum_over_ranks, world_size
+from lumiray.evaluate.collect import gathered_objects, sum_over_ranks
 from lumiray.system import Batch
 
 NAMED = 10  # rows of one evaluation that a rank names
@@ -30,11 +28,7 @@ def report(delivery: Delivery, say: Callable[[str], object]) -> int:
 
 def of_all_ranks(own: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Bad rows of every rank; every rank must call it."""
-    if world_size() == 1:
-        return own
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, own)
-    return [row for rows in found for row in rows]
+    return [row for rows in gathered_objects(own) for row in rows]
 
 
 class LeftOut:

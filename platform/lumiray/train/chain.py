@@ -14,7 +14,7 @@ from typing import Any
 from lumiray.config import JobConfig, RunConfig
 from lumiray.errors import UserError, near
 from lumiray.registry import system as make_system
-from lumiray.settings_file import to_yaml
+from lumiray.settings_file import to_yaml, without_weights
 from lumiray.storage import NotThere, join, read_bytes
 from lumiray.system import Stage, System
 
@@ -52,11 +52,6 @@ def stage_jobs(job: JobConfig) -> list[JobConfig]:
         system = without_weights(job.system) if one.start else job.system  # they are where the first stage starts
         found.append(replace(job, run=run, system=system))
     return found
-
-
-def without_weights(config: Any) -> Any:
-    """A system's configuration that names no file of weights."""
-    return replace(config, weights=None) if getattr(config, "weights", None) else config
 
 
 def stage_lengths(run: RunConfig, stages: tuple[Stage, ...]) -> dict[str, int]:
@@ -136,16 +131,23 @@ def start_from(run: str, system: System, stage: Stage) -> int:
     same = manifest.identity.get("stage") == stage.name
     state = export_model(manifest)
     taken = state if same else system.carried(stage, state)
-    return fill(system, taken, run)
+    return fill(system, taken, f"--from {run}")
 
 
-def fill(system: System, taken: Mapping[str, Any], run: str) -> int:
-    """Put tensors into the networks by name; how many."""
+def fill(system: System, taken: Mapping[str, Any], source: str) -> int:
+    """Put tensors into the networks by name; how many.
+
+    Args:
+        source: where they come from, for messages.
+
+    Raises:
+        UserError: nothing fits, or a tensor has another shape.
+    """
     own = system.networks.state_dict()
     unknown = [name for name in taken if name not in own]
     shaped = [name for name, value in taken.items() if name in own and own[name].shape != value.shape]
     if unknown or shaped or not taken:
         what = f"no place for {unknown[0]}" if unknown else f"another shape of {shaped[0]}" if shaped else "none of it"
-        raise UserError(f"--from {run} does not fit: this run has {what}; the networks' settings must be the same.")
+        raise UserError(f"{source} does not fit: this run has {what}; the networks' settings must be the same.")
     system.networks.load_state_dict({**own, **taken})
     return len(taken)

@@ -72,7 +72,9 @@ def check_job(job: JobConfig, start: bool = True) -> Checked:
     steps = run_length(job.run, stage)
     if steps is not None:
         check_recipe(job.run, stage, steps)
-    return Checked(announce(job, stage, sizes), training, validation, stage, sizes, classes, stored)
+    if (rate := scaled_lr(job.run, stage, sizes)) is not None:
+        job = replace(job, run=replace(job.run, lr=rate))
+    return Checked(job, training, validation, stage, sizes, classes, stored)
 
 
 def independent_of_here(job: JobConfig) -> JobConfig:
@@ -114,30 +116,25 @@ def _whole_paths(patterns: str) -> str:
     return "::".join(absolute(one) for one in split_patterns(patterns))
 
 
-def announce(job: JobConfig, stage: Stage, sizes: Sizes) -> JobConfig:
-    """Say what was derived, and return the job with the scaled learning rate in it."""
-    run = job.run
-    print(
+def announced(checked: Checked) -> list[str]:
+    """What was derived from the options, as lines."""
+    job, stage, sizes = checked.job, checked.stage, checked.sizes
+    run, published = job.run, stage.global_batch_size
+    lines = [
         f"{job.slug}/{stage.name}: global batch {sizes.global_batch_size} = {sizes.num_micro_batches} x "
-        f"{sizes.micro_batch_size} on {sizes.workers} worker(s)",
-        flush=True,
-    )
+        f"{sizes.micro_batch_size} on {sizes.workers} worker(s)"
+    ]
     if sizes.workers < run.workers:
-        print(
+        lines.append(
             f"note: {run.workers - sizes.workers} of {run.workers} workers stay idle, since "
-            f"{sizes.num_micro_batches} micro-batches divide over {sizes.workers}",
-            flush=True,
+            f"{sizes.num_micro_batches} micro-batches divide over {sizes.workers}"
         )
-    published = stage.global_batch_size
-    rate = scaled_lr(run, stage, sizes)
     if published and published != sizes.global_batch_size:
-        used = rate or run.lr or stage.players[0].optimizer.lr
-        print(
-            f"note: the published global batch is {published}; learning rate {used:g} "
-            f"(--optimizer.lr-rule {run.optimizer.lr_rule})",
-            flush=True,
+        lines.append(
+            f"note: the published global batch is {published}; learning rate "
+            f"{run.lr or stage.players[0].optimizer.lr:g} (--optimizer.lr-rule {run.optimizer.lr_rule})"
         )
-    return job if rate is None else replace(job, run=replace(run, lr=rate))
+    return lines
 
 
 def stored_run(job: JobConfig) -> dict[str, Any] | None:

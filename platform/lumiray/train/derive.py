@@ -20,10 +20,11 @@ from lumiray.data.parallel import open_shards, ray_map
 from lumiray.data.shard_file import ShardFile, staged
 from lumiray.errors import UserError
 from lumiray.registry import system as make_system
+from lumiray.settings_file import without_weights
 from lumiray.sources import training_sources
 from lumiray.storage import join, list_names
 from lumiray.system import BadRow, Stage, System, stage_named
-from lumiray.train.chain import start_from, without_weights
+from lumiray.train.chain import start_from
 from lumiray.train.checks import Checked
 
 RECORDS = "records"  # folder in a run's output

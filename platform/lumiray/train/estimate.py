@@ -12,7 +12,7 @@ from lumiray.config import JobConfig, RunConfig
 from lumiray.data.entries import StreamSpec
 from lumiray.registry import system as make_system
 from lumiray.system import Player, Stage, System, stage_named
-from lumiray.train.checks import Checked, check_job
+from lumiray.train.checks import Checked, announced, check_job
 from lumiray.train.cluster import share_out
 from lumiray.train.engine import PlayerModule
 from lumiray.train.engine_settings import deepspeed_settings
@@ -76,6 +76,7 @@ class Job:
 def measure(job: JobConfig) -> Job:
     """Check the job, look at its rows, rehearse a step."""
     checked = check_job(job, start=False)  # of several stages, the one before may not have been trained yet
+    print("\n".join(announced(checked)), flush=True)
     run = checked.job.run
     if run.device == "cpu":
         share_out(run, checked.sizes.workers, {"CPU": float(os.cpu_count() or 1)})  # refuses what CPUs cannot do

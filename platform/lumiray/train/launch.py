@@ -27,7 +27,7 @@ from lumiray.settings_file import to_yaml
 from lumiray.sources import counting_source
 from lumiray.storage import join, open_url, without_secrets, write_atomically
 from lumiray.train.chain import CONFIG, IDENTITY, STATUS, is_done, stage_jobs
-from lumiray.train.checks import Checked, check_job, filter_of, independent_of_here, refuse_other_run
+from lumiray.train.checks import Checked, announced, check_job, filter_of, independent_of_here, refuse_other_run
 from lumiray.train.derive import derived, with_records
 from lumiray.train.failure import STAYS, explained, user_error_behind
 from lumiray.train.marks import Marks
@@ -74,6 +74,7 @@ def train_stage(job: JobConfig) -> dict[str, Any]:
     """
     marks = Marks.of_this_process()
     checked = check_job(job)
+    print("\n".join(announced(checked)), flush=True)
     marks.reach("options_checked")
 
     from lumiray.train.cluster import start_ray

@@ -83,9 +83,8 @@ def step_with_all(stage: Stage) -> int:
 def add_what_others_leave(system: System, stage: Stage, player: Player, batch: Batch) -> None:
     """Put into a batch what the players before this one leave there."""
     for one in stage.players[: [other.name for other in stage.players].index(player.name)]:
-        if not one.global_batch:
-            with torch.no_grad():
-                batch.update(PlayerModule(system, one)("losses", batch, scale=1.0, step=step_with_all(stage))[2])
+        if not one.global_batch:  # with a graph: adaptive weights need one
+            batch.update(PlayerModule(system, one)("losses", batch, scale=1.0, step=step_with_all(stage))[2])
 
 
 def one_step(module: PlayerModule, batch: Batch, micro_batches: int, step: int, clock: Any) -> float:

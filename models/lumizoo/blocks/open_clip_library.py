@@ -14,6 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lumiray.errors import UserError, near
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Subtracted from RGB in [0, 1]."""
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""What RGB is divided by after that."""
+
 
 @cache
 def _folder() -> Path:
@@ -38,6 +45,35 @@ def model_config(name: str) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads((_folder() / "model_configs" / f"{name}.json").read_text())
     return found
+
+
+@cache
+def model_settings(model: str, option: str = "model") -> dict[str, Any]:
+    """open_clip's configuration of a model: by name, from a JSON file, or JSON itself.
+
+    Args:
+        option: that named the model, for messages.
+
+    Raises:
+        UserError: no such model or file, or the file is not a model configuration.
+    """
+    if model.endswith(".json") or model.startswith("{"):
+        try:
+            settings = json.loads(model if model.startswith("{") else Path(model).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"--{option} {model}: cannot be read as JSON ({error}).") from None
+        missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(settings)
+        if missing:
+            raise UserError(f"--{option} {model}: a model configuration needs {', '.join(sorted(missing))}.")
+        return settings
+    settings = model_config(model)
+    if settings is None:
+        known = model_names()
+        raise UserError(
+            f"--{option} {model!r}: open_clip has no model of that name.{near(model, known)} "
+            "(or give the path of a model configuration, ending in .json)"
+        )
+    return settings
 
 
 @cache

@@ -1,0 +1,1 @@
+"""CodeFormer: blind face restoration by a codebook of faces and a transformer (Zhou et al., NeurIPS 2022)."""
