@@ -35,7 +35,7 @@ def train(slug: str, settings: Path, output: Path, write: Callable[[Path], dict[
     """
     if not (output / "shards").exists():
         for part, folder in write(output / "pictures").items():
-            make_shards(str(folder), str(output / "shards" / part), rows_per_shard=100)
+            make_shards(str(folder), str(output / "shards" / part), rows_per_shard=100, captions=False)
     options = [
         *(slug, "--config", str(settings), "--shards", str(output / "shards" / "train")),
         *("--val-shards", str(output / "shards" / "held-out"), "--output", str(output / "run")),

@@ -59,9 +59,7 @@ def main(arguments: list[str]) -> None:
     usage = [row["perplexity"] for row in rows if row["kind"] == "train"]
     own = json.loads((run / "status.json").read_text())["metrics"]
     write_grid(output / "grid.png", [pictures, results["step 0"], results["trained"]], SHOWN)
-    print(
-        f"PSNR in dB of {len(pictures)} squares of {len(PHOTOGRAPHS['held-out'])} photographs that were not in training:"
-    )
+    print(f"PSNR in dB of {len(pictures)} squares of {len(PHOTOGRAPHS['held-out'])} photographs that it never saw:")
     for name, restored in results.items():
         print(f"  {name:12s}{decibels(restored, pictures):6.2f}")
     print(f"Codes in use (perplexity of a batch, of 256): {usage[0]:.0f} at first, {usage[-1]:.0f} at the end")
