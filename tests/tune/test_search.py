@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ from tests.jobs.test_restore_finetune import pair, shard
 
 from lumiray.command import parse
 from lumiray.train.manifest import open_checkpoint
+from lumiray.tune.course import Course
 from lumiray.tune.place import place_of
 from lumiray.tune.study import Study, open_study
 from lumiray.tune.summary import best_settings
@@ -35,6 +37,13 @@ def test_a_reason_is_short() -> None:
     stays = "\nWhat is committed in /o stays as it is; the same command continues from it."
     assert in_short("Traceback (most recent call last):\n  File x\nValueError: no\n" + stays) == "ValueError: no"
     assert in_short("step 3: the loss is not finite" + stays) == "step 3: the loss is not finite"
+
+
+def test_the_time_of_a_trial_goes_on_in_another_process() -> None:
+    unused: Any = None
+    course = Course(unused, unused, lambda: None, unused, unused, [])
+    course.times[0] = (10.0, 0.0)
+    assert [course.seconds(0, here) for here in (1.0, 5.0, 2.0, 3.0)] == [11.0, 15.0, 17.0, 18.0]
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +231,7 @@ def test_a_trial_whose_process_dies_goes_on_and_is_marked_when_it_dies_again(
 
     def has_started(attempt: int) -> bool:
         starts, evaluations = (rows(output, 0, kind) for kind in ("start", "evaluation"))
-        return len(starts) == attempt and bool(evaluations) and evaluations[-1]["step"] > starts[-1]["step"]
+        return len(starts) == attempt and bool(evaluations) and evaluations[-1]["step"] >= starts[-1]["step"] + 8
 
     for attempt in (1, 2):
         until(job, functools.partial(has_started, attempt))

@@ -48,7 +48,14 @@ class Course:
     left: list[Trial]
     stopped: bool = False
     mistake: Exception | None = None
-    seconds: dict[int, float] = field(default_factory=dict)  # that trials took under drivers before
+    times: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Seconds that a trial took in processes before this one, and in this one."""
+
+    def seconds(self, number: int, here: float) -> float:
+        """Seconds of a trial in all, from those in its present process; where they are fewer, that is a new one."""
+        before, last = self.times[number]
+        self.times[number] = (before + last if here < last else before, here)
+        return round(sum(self.times[number]), 1)
 
     def stop(self) -> None:
         """Let all trials end after their step, with a checkpoint."""
@@ -67,7 +74,7 @@ class Course:
             output = join(str(self.job.run.output), TRIALS, str(trial.number))
             job = replace(job, run=replace(job.run, output=output))
             self.study.note(trial.number, seed=job.run.seed, version=__version__)
-            self.seconds[trial.number] = float(trial.notes.get("seconds", 0.0))
+            self.times[trial.number] = (float(trial.notes.get("seconds", 0.0)), 0.0)
             words = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
             say(f"trial {trial.number} {'goes on' if trial.curve else 'begins'}: {words}")
             spec = TrialSpec(job, self.study.metric, self.share.resources, self.board)
@@ -145,7 +152,7 @@ class Recorder(Callback):
             raise UserError(result[MISTAKE])
         if ENDED in result and result[ENDED] == "interrupted":
             return
-        seconds = round(self.course.seconds[number] + result["time_total_s"], 1)
+        seconds = self.course.seconds(number, result["time_total_s"])
         value = result.get(VALUE)
         if value is not None:
             study.report(number, result[STEP], value)
