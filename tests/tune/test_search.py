@@ -70,6 +70,12 @@ def rows(output: Path, number: int, kind: str) -> list[dict[str, float]]:
     return [row for row in map(json.loads, lines) if row["kind"] == kind]
 
 
+def trial_processes() -> list[psutil.Process]:
+    """Of the trials that run; Ray names a process after what it does at the moment."""
+    names = ("ray::ResourceTr", "ray::TrialRun")
+    return [one for one in psutil.process_iter(["name"]) if str(one.info["name"]).startswith(names)]
+
+
 def until(job: Job, holds: Callable[[], bool]) -> None:
     end = time.monotonic() + START_S
     while not holds():
@@ -235,8 +241,8 @@ def test_a_trial_whose_process_dies_goes_on_and_is_marked_when_it_dies_again(
 
     for attempt in (1, 2):
         until(job, functools.partial(has_started, attempt))
-        (process,) = (one for one in psutil.process_iter() if one.name().startswith("ray::ResourceTr"))
-        process.kill()
+        until(job, lambda: bool(trial_processes()))
+        trial_processes()[0].kill()
     code, text = job.finish()
     assert code == 1, text
     assert rows(output, 0, "start")[1]["step"] > 0  # from its checkpoint
