@@ -14,7 +14,7 @@ sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "models")]
 from lumiray.command import run_named
 from lumiray.config import JobConfig
 
-ELSEWHERE = {"clip": "jobs/clip_pretrain.py"}  # systems that restore nothing
+ELSEWHERE = {"clip": "jobs/clip_pretrain.py", "glip": "jobs/glip_pretrain.py"}  # systems that restore nothing
 
 
 def train(job: JobConfig) -> None:

@@ -21,6 +21,7 @@ def _shards_make(given: argparse.Namespace) -> None:
         given.output,
         rows_per_shard=given.rows_per_shard,
         skip_missing=given.skip_missing,
+        captions=not given.no_captions,
         shard_map=partial(ray_map, start=start_ray),
     )
     print(made)
@@ -107,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("output", help="folder for the shards, local or s3://")
     make.add_argument("--rows-per-shard", type=int, default=10_000)
     make.add_argument("--skip-missing", action="store_true", help="leave out rows without picture, partner or caption")
+    make.add_argument("--no-captions", action="store_true", help="pictures without texts are rows, too")
     for name, action, words in (
         ("info", _shards_info, "counts, sizes, extensions, captions"),
         ("verify", _shards_verify, "find truncated, corrupt and duplicate members"),

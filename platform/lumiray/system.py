@@ -96,7 +96,8 @@ class Schedule:
 
     Args:
         floor: rate that the cosine ends at.
-        milestones: of `steps`: optimizer steps from which on the rate is multiplied by `factor`.
+        milestones: of `steps`: optimizer steps from which on the rate is multiplied by `factor`; below 1 they are
+            parts of the run.
     """
 
     name: str = "constant"  # cosine | constant | constant-cooldown | steps
@@ -105,7 +106,7 @@ class Schedule:
     cooldown_power: float = 1.0
     cooldown_end: float = 0.0
     floor: float = 0.0
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[float, ...] = ()
     factor: float = 0.5
 
 

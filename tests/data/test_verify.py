@@ -113,7 +113,8 @@ def test_unclosed_and_empty_archives_are_said(tmp_path: Path) -> None:
 
 
 def test_many_problems_are_counted(tmp_path: Path) -> None:
-    url = foreign(tmp_path / "a.tar", [(f"{n}.jpg", picture(1)) for n in range(50)])
+    told = [("told.jpg", picture(1)), ("told.txt", b"the others have no text")]
+    url = foreign(tmp_path / "a.tar", [(f"{n}.jpg", picture(1)) for n in range(50)] + told)
     assert len(verify(url)) == 21 and verify(url)[-1].endswith("30 more problems")
 
 

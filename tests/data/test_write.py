@@ -298,3 +298,23 @@ def test_a_damaged_manifest_is_said(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"form": "lumiray-shards-1"}')
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         read_manifest(str(tmp_path))
+
+
+def test_pictures_without_texts_are_rows_where_that_is_said(tmp_path: Path) -> None:
+    from lumiray.data.verify import verify
+
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    with pytest.raises(UserError, match=r"there is no caption.*pictures alone are rows with --no-captions"):
+        make_shards(str(folder), str(tmp_path / "out"))
+    assert make_shards(str(folder), str(tmp_path / "out"), captions=False).rows == 3
+    assert [sorted(row.parts) for row in contents(str(tmp_path / "out"))] == [["png"]] * 3
+    assert verify(str(tmp_path / "out")) == []
+    (folder / "1.txt").write_text("one of them has a text")
+    make_shards(str(folder), str(tmp_path / "mixed"), captions=False)
+    assert [line.partition(": ")[2] for line in verify(str(tmp_path / "mixed"))] == [
+        "row 0 (key '000000000'): there is no caption",
+        "row 2 (key '000000002'): there is no caption",
+    ]

@@ -132,6 +132,8 @@ def test_a_cosine_ends_at_its_floor_and_steps_fall_at_their_milestones() -> None
     falling = rates(Schedule("steps", milestones=(3, 30), factor=0.1))
     assert falling[2:4] == pytest.approx([PEAK, 0.1 * PEAK])
     assert falling[29:31] == pytest.approx([0.1 * PEAK, 0.01 * PEAK])
+    parts = rates(Schedule("steps", milestones=(0.5, 0.75), factor=0.1))
+    assert [parts.index(one) for one in sorted(set(parts), reverse=True)] == [0, STEPS // 2, 3 * STEPS // 4]
 
 
 def test_a_run_is_as_long_as_the_user_says_else_as_published() -> None:

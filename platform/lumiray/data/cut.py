@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from lumiray.data.table import Listed, table_rows
 from lumiray.errors import UserError
 from lumiray.storage import without_secrets
 
+NO_CAPTION = "there is no caption"
 _LOOKED_AT = 1024  # rows at a time
 _MAGIC_BYTES = 16  # enough for `picture_kind`
 
@@ -85,24 +87,28 @@ class ShardPlan:
         ]
 
 
-def cut(source: str, rows_per_shard: int, max_bytes: int, skip_missing: bool) -> Iterator[ShardPlan]:
+def cut(
+    source: str, rows_per_shard: int, max_bytes: int, skip_missing: bool, captions: bool = True
+) -> Iterator[ShardPlan]:
     """Plans of all shards of a table or folder, in order; one shard's rows are in memory at a time.
 
     Args:
         source: .csv, .tsv, .parquet, .jsonl, or a folder (`folder.folder_rows`).
         rows_per_shard, max_bytes: a shard is closed at whichever comes first.
         skip_missing: leave out rows without picture, partner or caption; else they are an error.
+        captions: a row of one picture needs one.
 
     Raises:
         UserError: the source cannot be used, or a row lacks something (which row, and what mends it).
     """
     number = first = size = skipped = 0
     rows: list[PlannedRow] = []
-    for listed, row in _looked_at(folder_rows(source) if _is_folder(source) else table_rows(source)):
+    for listed, row in _looked_at(folder_rows(source) if _is_folder(source) else table_rows(source), captions):
         if isinstance(row, str):
             if not skip_missing:
                 where = without_secrets(listed.where)
-                raise UserError(f"{where}: {row}. Mend the row, or leave such rows out with --skip-missing.")
+                alone = "; pictures alone are rows with --no-captions" if row == NO_CAPTION else ""
+                raise UserError(f"{where}: {row}. Mend the row, or leave such rows out with --skip-missing{alone}.")
             skipped += 1
             continue
         stored = row.stored_bytes
@@ -133,16 +139,16 @@ def _is_folder(source: str) -> bool:
         return False
 
 
-def _looked_at(rows: Iterable[Listed]) -> Iterator[tuple[Listed, PlannedRow | str]]:
+def _looked_at(rows: Iterable[Listed], captions: bool) -> Iterator[tuple[Listed, PlannedRow | str]]:
     """Rows with what they will be, or with what is wrong with them; on S3 many are asked for at a time."""
     waiting = iter(rows)
     while batch := list(islice(waiting, _LOOKED_AT)):
         remote = any(storage.is_s3(url) for listed in batch for url in listed.pictures.values())
-        yield from zip(batch, map_requests(_planned, batch, remote), strict=True)
+        yield from zip(batch, map_requests(partial(_planned, captions=captions), batch, remote), strict=True)
 
 
-def _planned(listed: Listed) -> PlannedRow | str:
-    problem = _lack(listed)
+def _planned(listed: Listed, captions: bool) -> PlannedRow | str:
+    problem = _lack(listed, captions)
     if problem:
         return problem
     pictures = {}
@@ -162,14 +168,14 @@ def _planned(listed: Listed) -> PlannedRow | str:
     return PlannedRow(listed.where, pictures, _texts(listed))
 
 
-def _lack(listed: Listed) -> str | None:
+def _lack(listed: Listed, captions: bool) -> str | None:
     """What is missing in a row, as far as its source tells."""
     for role, url in listed.pictures.items():
         if not url:
             return f"there is no picture of this name in {role}/" if role else "there is no picture"
-    several = len(listed.pictures) > 1  # they say themselves what is to be learnt
-    if not several and (listed.caption is None or not listed.caption.strip()):
-        return "there is no caption"
+    needed = captions and len(listed.pictures) == 1  # several say themselves what is to be learnt
+    if needed and (listed.caption is None or not listed.caption.strip()):
+        return NO_CAPTION
     try:
         (listed.caption or "").encode("utf-8")
     except UnicodeEncodeError:

@@ -4,6 +4,7 @@
     pair_of(row)             PAIR
     exposures_of(row)        EXPOSURES
     grounding_of(row)        GROUNDING
+    boxes_of(row)            GROUNDING, with a caption or with names of classes, boxes cut to the picture
     segmentation_of(row)     SEGMENTATION
 
 UNPAIRED is a mixture of two sources of CLEAN rows (`--mix`): each has its own order and epochs, and
@@ -152,9 +153,7 @@ def grounding_of(row: Row) -> Grounding:
     """
     picture = image_of(row)
     given = _json(row, "caption, boxes and spans")
-    caption, boxes, spans = (given.get(name) for name in ("caption", "boxes", "spans"))
-    if not isinstance(caption, str) or not caption.strip():
-        raise BadRow(f"the field 'caption' in .json is no text, but {_short(caption)}")
+    caption, boxes, spans = _caption(given), given.get("boxes"), given.get("spans")
     if not isinstance(boxes, list) or not isinstance(spans, list) or len(boxes) != len(spans):
         raise BadRow(f"the .json needs boxes, and one list of spans for each: it has {_short(boxes)}, {_short(spans)}")
     height, width = picture.size()
@@ -162,6 +161,58 @@ def grounding_of(row: Row) -> Grounding:
         _check_box(number, box, height, width)
     checked = tuple(_checked_spans(number, several, len(caption)) for number, several in enumerate(spans))
     return Grounding(picture, caption, np.array(boxes, np.float64).reshape(-1, 4), checked)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A picture with boxes around objects of classes.
+
+    Args:
+        classes: names of all classes that were looked for.
+        boxes: as in `Grounding`.
+        labels: for each box the place of its class in `classes`.
+    """
+
+    picture: StoredPicture
+    classes: tuple[str, ...]
+    boxes: np.ndarray
+    labels: tuple[int, ...]
+
+
+def boxes_of(row: Row) -> Grounding | Detection:
+    """A row as `grounding_of` reads it, or one whose `.json` has names of classes in place of a caption:
+
+        {"classes": ["cat", "dog"], "boxes": [[12, 30.5, 200, 180]], "labels": [0]}
+
+    Boxes are cut to the picture; of those that were empty, or lay beside it, nothing is left, and they are dropped with
+    their spans or labels.
+
+    Raises:
+        BadRow: something is missing, a box is not four finite numbers, a span is empty or not inside the caption, or a
+            label has no class.
+    """
+    given = _json(row, "caption, boxes and spans, or classes, boxes and labels")
+    detection = "classes" in given
+    tied = given.get("labels" if detection else "spans")
+    boxes = given.get("boxes")
+    if not isinstance(boxes, list) or not isinstance(tied, list) or len(boxes) != len(tied):
+        what = "label" if detection else "list of spans"
+        raise BadRow(f"the .json needs boxes, and one {what} for each: it has {_short(boxes)}, {_short(tied)}")
+    picture = image_of(row)
+    height, width = picture.size()
+    for number, box in enumerate(boxes):
+        _check_numbers(number, box)
+    cut = np.array(boxes, np.float64).reshape(-1, 4).clip(0, [width, height, width, height])
+    kept = np.flatnonzero(np.all(cut[:, 2:] > cut[:, :2], axis=1)).tolist()
+    if not detection:
+        caption = _caption(given)
+        spans = [_checked_spans(number, several, len(caption)) for number, several in enumerate(tied)]
+        return Grounding(picture, caption, cut[kept], tuple(spans[one] for one in kept))
+    classes = _class_names(row)
+    wrong = next((label for label in tied if type(label) is not int or not 0 <= label < len(classes)), None)
+    if wrong is not None:
+        raise BadRow(f"a box has the label {_short(wrong)}, and there are {len(classes)} names from 0")
+    return Detection(picture, classes, cut[kept], tuple(tied[one] for one in kept))
 
 
 @dataclass(frozen=True)
@@ -221,12 +272,19 @@ def _image_text(row: Row) -> None:
         raise BadRow("there is no caption")
 
 
+def _grounding(row: Row) -> None:
+    if "classes" in _json(row, "caption, boxes and spans"):
+        boxes_of(row)
+    else:
+        grounding_of(row)
+
+
 _READERS: dict[Record, Callable[[Row], Any]] = {
     Record.IMAGE_TEXT: _image_text,
     Record.PAIR: pair_of,
     Record.EXPOSURES: exposures_of,
     Record.CLEAN: image_of,
-    Record.GROUNDING: grounding_of,
+    Record.GROUNDING: _grounding,
     Record.SEGMENTATION: segmentation_of,
 }
 
@@ -275,9 +333,20 @@ def _json_texts(row: Row, field: str) -> list[str]:
     return texts
 
 
-def _check_box(number: int, box: Any, height: int, width: int) -> None:
+def _caption(given: dict[str, Any]) -> str:
+    caption = given.get("caption")
+    if not isinstance(caption, str) or not caption.strip():
+        raise BadRow(f"the field 'caption' in .json is no text, but {_short(caption)}")
+    return caption
+
+
+def _check_numbers(number: int, box: Any) -> None:
     if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
         raise BadRow(f"box {number} is {_short(box)}, not four finite numbers")
+
+
+def _check_box(number: int, box: Any, height: int, width: int) -> None:
+    _check_numbers(number, box)
     left, top, right, bottom = box
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise BadRow(

@@ -13,6 +13,7 @@ from typing import Any
 
 from lumiray import storage
 from lumiray.data.catalog import Catalog
+from lumiray.data.cut import NO_CAPTION
 from lumiray.data.decode import decode
 from lumiray.data.fetch import Window, window_of
 from lumiray.data.listing import Listed, find
@@ -123,6 +124,7 @@ def _checksum(window: Window) -> str:
 
 def _rows(scan: ShardScan, window: Window) -> list[str]:
     problems: list[str] = []
+    reasons: list[tuple[int, str, list[str]]] = []
     folded: Counter[str] = Counter()
     keys: set[str] = set()
     for number, (start, length) in enumerate(zip(scan.row_offsets.tolist(), scan.row_lengths.tolist(), strict=True)):
@@ -134,10 +136,17 @@ def _rows(scan: ShardScan, window: Window) -> list[str]:
         except BadRow as error:
             problems.append(f"row {number}: {error}")
             continue
-        problems += [f"row {number} (key {row.key!r}): {reason}" for reason in _parts(dict(row.parts))]
+        reasons.append((number, row.key, _parts(dict(row.parts))))
         if row.key not in keys:
             keys.add(row.key)
             folded[row.key.lower()] += 1
+    alone = all(NO_CAPTION in found for _, _, found in reasons)  # a set of pictures without any texts
+    problems += [
+        f"row {number} (key {key!r}): {reason}"
+        for number, key, found in reasons
+        for reason in found
+        if not (alone and reason == NO_CAPTION)
+    ]
     problems += [f"{count} keys are {key!r} but for case" for key, count in folded.items() if count > 1]
     return problems
 
@@ -157,7 +166,7 @@ def _parts(parts: dict[str, bytes]) -> list[str]:
             json.loads(parts["json"])
         caption = caption_in(parts)
         if len(pictures_in(parts)) < 2 and (caption is None or not caption.strip()):
-            problems.append("there is no caption")
+            problems.append(NO_CAPTION)
     except UnicodeDecodeError:
         problems.append("the JSON is not UTF-8")
     except (ValueError, RecursionError) as error:

@@ -35,6 +35,7 @@ def make_shards(
     rows_per_shard: int = 10000,
     max_bytes: int = 1 << 30,
     skip_missing: bool = False,
+    captions: bool = True,
     shard_map: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
 ) -> Manifest:
     """Turn a table of pictures and captions, or a folder of them, into shards.
@@ -48,6 +49,7 @@ def make_shards(
         rows_per_shard, max_bytes: a shard is closed at whichever comes first.
         skip_missing: leave out rows without picture, partner or caption and count them; else they are an error, and
             nothing is written.
+        captions: a row of one picture needs one; False makes rows of pictures alone, where there are no texts.
         shard_map: calls a function for each of many shards, as `map`; a pool or Ray can do it in parallel, for
             function, arguments and results can be pickled and the order of the results does not matter.  Every
             process must reach source and output.
@@ -62,7 +64,7 @@ def make_shards(
     with tempfile.TemporaryFile() as plans:  # together they may be larger than the memory
         wanted: dict[str, str] = {}
         skipped = 0
-        for plan in cut(storage.absolute(source), rows_per_shard, max_bytes, skip_missing):
+        for plan in cut(storage.absolute(source), rows_per_shard, max_bytes, skip_missing, captions):
             pickle.dump(plan, plans)
             wanted[plan.name] = plan.digest
             skipped += plan.skipped

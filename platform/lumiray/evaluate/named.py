@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lumiray.errors import UserError, near
 from lumiray.evaluate.classes import Classes
+from lumiray.evaluate.detection import BoxEvaluator
 from lumiray.evaluate.fidelity import FidelityEvaluator, gt_mean, on_y, psnr, ssim
 from lumiray.evaluate.retrieval import RetrievalEvaluator
 from lumiray.evaluate.zero_shot import ZeroShotEvaluator, class_embeddings
@@ -34,8 +35,10 @@ FIDELITY = {
     "psnr_y": on_y(psnr),
     "ssim_y": on_y(ssim),
 }
-EVALUATORS: dict[str, Callable[[], Evaluator]] = {"retrieval": RetrievalEvaluator} | {
-    name: partial(FidelityEvaluator, name, measure) for name, measure in FIDELITY.items()
+EVALUATORS: dict[str, Callable[[], Evaluator]] = {
+    "retrieval": RetrievalEvaluator,
+    "box_ap": BoxEvaluator,
+    **{name: partial(FidelityEvaluator, name, measure) for name, measure in FIDELITY.items()},
 }
 
 

@@ -38,7 +38,8 @@ def learning_rate(schedule: Schedule, lr: float, step: int, total_steps: int) ->
         part = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
         return schedule.floor + part * (lr - schedule.floor)
     if schedule.name == "steps":
-        return lr * schedule.factor ** sum(step >= one for one in schedule.milestones)
+        passed = sum(step >= (one if one >= 1 else one * total_steps) for one in schedule.milestones)
+        return lr * schedule.factor**passed
     start = total_steps - cooldown
     if schedule.name == "constant-cooldown" and step >= start:
         left = (1 - (step - start) / cooldown) ** schedule.cooldown_power

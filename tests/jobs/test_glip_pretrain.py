@@ -1,0 +1,104 @@
+"""The GLIP job as a process: grounding rows from shards, average precision, a kill, another number of workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import signal
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import ROOT, start_job
+
+sys.path.insert(0, str(ROOT / "tests" / "zoo"))
+
+JOB = "glip_pretrain.py"
+STEPS = 8
+
+
+def write_shard(path: Path, rows: int, seed: int, sizes: tuple[tuple[int, int], ...]) -> Path:
+    """Squares of several sizes as grounding rows, or as rows of classes where they are evaluated."""
+    from glip_squares import COLOURS, png, squares
+
+    path.parent.mkdir(parents=True)
+    draw = np.random.default_rng(seed)
+    with tarfile.open(path, "w") as tar:
+        for number in range(rows):
+            picture, told = squares(draw, *sizes[number % len(sizes)])
+            if path.parent.name == "held-out":
+                classes = list(COLOURS)
+                labels = [classes.index(name) for name in told["caption"].split(". ")]
+                told = {"classes": classes, "boxes": told["boxes"], "labels": labels}
+            for part, data in (("png", png(picture)), ("json", json.dumps(told).encode())):
+                about = tarfile.TarInfo(f"{number:05d}.{part}")
+                about.size = len(data)
+                tar.addfile(about, io.BytesIO(data))
+    return path.parent
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    from glip_squares import tiny
+
+    base = tmp_path_factory.mktemp("glip")
+    config = tiny(base)
+    usual = type(config)()
+    system = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != getattr(usual, field.name):
+            words = [str(one) for one in value] if isinstance(value, tuple) else [str(value).lower()]
+            words = [str(value)] if isinstance(value, str) else words
+            system += [f"--{field.name.replace('_', '-')}", *words]
+    sizes = ((64, 64), (64, 96))
+    return [
+        *system,
+        *("--shards", str(write_shard(base / "train" / "0.tar", 16, 0, sizes))),
+        *("--val-shards", str(write_shard(base / "held-out" / "0.tar", 5, 1, sizes))),
+        *("--global-batch-size", "4", "--micro-batch-size", "2", "--steps", str(STEPS), "--warmup", "2"),
+        *("--engine.clip-norm", "1", "--log.every", "1", "--checkpoint.every", "2", "--retries", "0"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory: pytest.TempPathFactory, ray_address: str, options: list[str]) -> Path:
+    output = tmp_path_factory.mktemp("uncut")
+    code, text = start_job(JOB, str(output), *options, ray_address=ray_address).finish()
+    assert code == 0, text
+    return output
+
+
+def logged(output: Path, kind: str) -> dict[int, dict[str, float]]:
+    rows = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row for row in rows if row["kind"] == kind}
+
+
+def test_terms_and_average_precision_are_logged(uncut: Path) -> None:
+    found = logged(uncut, "train")
+    assert sorted(found) == list(range(1, STEPS + 1))
+    for row in found.values():
+        assert all(np.isfinite(row[name]) for name in ("loss", "alignment", "box", "centreness", "grad_norm"))
+    figures = logged(uncut, "evaluation")[STEPS]
+    assert 0 <= figures["box_ap"] <= figures["box_ap_50"] <= 1
+
+
+def test_a_run_that_was_killed_goes_on_with_two_workers_as_if_nothing_had_happened(
+    tmp_path: Path, ray_address: str, options: list[str], uncut: Path
+) -> None:
+    job = start_job(JOB, str(tmp_path), *options, ray_address=ray_address)
+    job.until_step(4)
+    job.send(signal.SIGKILL)
+    job.finish()
+    code, text = start_job(JOB, str(tmp_path), *options, "--workers", "2", ray_address=ray_address).finish()
+    assert code == 0, text
+    assert "resumed at step" in text
+    found, expected = logged(tmp_path, "train"), logged(uncut, "train")
+    assert sorted(found) == sorted(expected)
+    for step, row in expected.items():
+        assert found[step]["loss"] == pytest.approx(row["loss"], rel=1e-4), f"step {step}"
+    ours, theirs = logged(tmp_path, "evaluation")[STEPS], logged(uncut, "evaluation")[STEPS]
+    assert ours["box_ap"] == pytest.approx(theirs["box_ap"], abs=0.01)
