@@ -1,4 +1,4 @@
-"""The `lumiray` command: shards, doctor, export, report, status, systems.  Jobs are scripts of their own, in jobs/."""
+"""The `lumiray` command: shards, doctor, export, report, status, study, systems.  Jobs are scripts of their own, in jobs/."""
 
 from __future__ import annotations
 
@@ -69,6 +69,24 @@ def _status(given: argparse.Namespace) -> None:
     print(run_status(given.run))
 
 
+def _study_show(given: argparse.Namespace) -> None:
+    from lumiray.tune.summary import shown
+
+    print(shown(given.study, given.storage))
+
+
+def _study_best(given: argparse.Namespace) -> None:
+    from lumiray.tune.summary import best_settings
+
+    print(best_settings(given.study, given.storage), end="")
+
+
+def _study_repeat(given: argparse.Namespace) -> None:
+    from lumiray.tune.repeat import repeat
+
+    print(repeat(given.study, given.trial, given.seeds, given.storage))
+
+
 def _systems(given: argparse.Namespace) -> None:
     from lumiray.overview import systems
 
@@ -116,6 +134,20 @@ def parser() -> argparse.ArgumentParser:
     _verb(verbs, "report", _report, "write a run's HTML report").add_argument("run", help="a run's output")
     status = _verb(verbs, "status", _status, "say how a run is: step, speed, last checkpoint, restarts")
     status.add_argument("run", help="a run's output, local or s3://; of one with several stages, all of them")
+    study = verbs.add_parser("study", help="look at a search: its trials, its best settings")
+    looks = study.add_subparsers(metavar="VERB", required=True)
+    for name, action, words in (
+        ("show", _study_show, "all trials, the best settings, which of them matter"),
+        ("best", _study_best, "the best trial's settings as YAML, for --config of a job"),
+        ("repeat", _study_repeat, "the best trial and the shared settings under several seeds: is its lead noise"),
+    ):
+        look = _verb(looks, name, action, words)
+        if name == "repeat":
+            look.add_argument("--trial", type=int, help="another trial than the best one")
+            look.add_argument("--seeds", type=int, default=5, help="how many seeds (default 5)")
+        look.add_argument("study", help="a search's output, local or s3://")
+        look.add_argument("--storage", help="its database, if the search had one: postgresql://USER@HOST/NAME")
+
     listed = _verb(verbs, "systems", _systems, "list all systems: task, stages, published figures, state")
     show = _verb(
         listed.add_subparsers(metavar="show"),

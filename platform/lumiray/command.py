@@ -28,10 +28,15 @@ EXAMPLE = r"\n\s*\n|\n(?=\s*python )"  # tyro fills lines as prose; an example s
 
 @dataclass(frozen=True)
 class Parsed:
-    """A job and what is to be done with it."""
+    """A job and what is to be done with it.
+
+    Args:
+        extra: options that only some jobs have, an instance of what `parse` was given.
+    """
 
     job: JobConfig
     dry_run: bool
+    extra: Any = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,11 @@ def read_options(form: Any, arguments: Sequence[str], description: str) -> Any:
     return tyro.cli(form, description=shown, args=list(arguments), registry=option_kinds())
 
 
-def parse(slug: str, arguments: Sequence[str], description: str = "") -> Parsed:
+def parse(slug: str, arguments: Sequence[str], description: str = "", extra: type | None = None) -> Parsed:
     """Read a job's command line; `--config FILE.yaml` gives values that options on the line override.
+
+    Args:
+        extra: dataclass of further options.
 
     Raises:
         UserError: the YAML names something unknown, or two options disagree.
@@ -71,6 +79,7 @@ def parse(slug: str, arguments: Sequence[str], description: str = "") -> Parsed:
             ("run", Annotated[RunConfig, flat, tyro.conf.FlagConversionOff], dataclasses.field(default=default.run)),
             ("asked", Annotated[Asked, flat], dataclasses.field(default=Asked())),
             _system_field(slug, default.system),
+            *([("extra", Annotated[extra, flat], dataclasses.field(default=extra()))] if extra else []),
         ],
         frozen=True,
     )
@@ -81,7 +90,7 @@ def parse(slug: str, arguments: Sequence[str], description: str = "") -> Parsed:
         raise UserError("--weights and --resume PATH both say where weights come from; leave one out.")
     if weights and job.run.start_from:
         raise UserError("--weights and --from both say where weights come from; leave one out.")
-    return Parsed(job, found.asked.dry_run)
+    return Parsed(job, found.asked.dry_run, getattr(found, "extra", None))
 
 
 def _long(argument: str) -> str:
@@ -175,8 +184,13 @@ def require_system(
     raise UserError(f"Say first {asked}, as in {example}; there are {names}.")
 
 
-def named_system(arguments: Sequence[str], description: str, elsewhere: Mapping[str, str]) -> str:
+def named_system(
+    arguments: Sequence[str], description: str, elsewhere: Mapping[str, str], extra: type | None = None
+) -> str:
     """The system that the first word of a job's line names.
+
+    Args:
+        extra: dataclass of further options that the job has.
 
     Raises:
         UserError: it names none, or one that this job does not train.
@@ -184,7 +198,10 @@ def named_system(arguments: Sequence[str], description: str, elsewhere: Mapping[
     """
     own = [slug for slug in slugs() if slug not in elsewhere]
     known = ", ".join(own)
-    options: Any = Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    flat = tyro.conf.arg(name="")
+    kinds = {"run": RunConfig, **({"extra": extra} if extra else {})}
+    parts = [(name, Annotated[one, flat, tyro.conf.FlagConversionOff]) for name, one in kinds.items()]
+    options = dataclasses.make_dataclass("Job", parts)
     require_system(arguments, options, f"{own[0]} --shards ...", own, description, "which system is trained")
     slug = arguments[0].lower().replace("_", "-")
     if slug in elsewhere:

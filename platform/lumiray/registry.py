@@ -48,6 +48,16 @@ def slugs(module: str = "system") -> list[str]:
     return sorted(packages(module))
 
 
+def folder(slug: str) -> Path:
+    """Where the files of a trained system lie, without importing it.
+
+    Raises:
+        UserError: no such system.
+    """
+    found = importlib.util.find_spec(_package(slug))
+    return Path(next(iter(found.submodule_search_locations or ()))) if found else Path()
+
+
 def _package(slug: str, module: str = "system") -> str:
     name, known = slug.lower().replace("_", "-"), packages(module)
     if name in known:

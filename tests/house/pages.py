@@ -42,7 +42,8 @@ def commands(page: str) -> Iterator[list[str]]:
                 words = shlex.split(line.removeprefix("$ "), comments=True)
             except ValueError:
                 continue  # a drawing or an output, no command
-            yield from split_at(words, {"&&", "||", ";", "|", "--"})
+            for part in split_at(words, {"&&", "||", ";", "|", "--"}):
+                yield part[: part.index(">")] if ">" in part else part
 
 
 def split_at(words: list[str], marks: set[str]) -> Iterator[list[str]]:

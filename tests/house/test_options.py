@@ -33,11 +33,12 @@ from lumiray.evaluate.evaluate_options import EvaluateOptions
 from lumiray.evaluate.fit_options import FitOptions
 from lumiray.evaluate.restore_options import RestoreOptions
 from lumiray.registry import config_class, slugs
+from lumiray.tune.options import SearchOptions
 
 FROZEN = Path(__file__).with_name("options.txt")
 JOB, SLUG = "jobs/clip_pretrain.py", "clip"
 TRAINS_SEVERAL = "jobs/restore_finetune.py"
-FIT_JOB, RESTORE_JOB = "jobs/restore_zero_shot.py", "jobs/restore_images.py"
+FIT_JOB, RESTORE_JOB, SEARCH_JOB = "jobs/restore_zero_shot.py", "jobs/restore_images.py", "jobs/search.py"
 EVALUATE_JOB = "jobs/restore_evaluate.py"
 RENEW = "python tests/house/test_options.py --write"
 TRAINED = [config_class(slug) for slug in slugs()]
@@ -87,6 +88,11 @@ def listed_restores() -> list[str]:
     ]
 
 
+def listed_searches() -> list[str]:
+    """Options of the job that searches, besides those of the system's own job."""
+    return [f"SEARCH {flag(name)} {shown(default)}" for name, _, default in leaves(SearchOptions)]
+
+
 def shown(default: Any) -> str:
     if isinstance(default, tuple):
         return " ".join(map(str, default)) or "nothing"
@@ -103,7 +109,7 @@ def classes(kind: type) -> Iterator[type]:
 
 def test_options_and_defaults_are_those_that_were_promised() -> None:
     frozen = [line for line in FROZEN.read_text().splitlines() if not line.startswith("#")]
-    now = [*listed(), *listed_trained(), *listed_fits(), *listed_restores()]
+    now = [*listed(), *listed_trained(), *listed_fits(), *listed_restores(), *listed_searches()]
     changes = "\n".join(difflib.unified_diff(frozen, now, "options.txt", "the command line now", lineterm="", n=0))
     assert not changes, (
         f"{JOB} has other options than tests/house/options.txt:\n{changes}\n"
@@ -125,7 +131,9 @@ def test_the_help_of_a_system_shows_the_run_s_options_and_its_own(slug: str) -> 
     assert sorted(found) == sorted(flag(name) for name in [*options(slug), *(name for name, _, _ in leaves(Asked))])
 
 
-@pytest.mark.parametrize("kind", [RunConfig, Asked, FitOptions, RestoreOptions, EvaluateOptions, *TRAINED, *FITTED])
+@pytest.mark.parametrize(
+    "kind", [RunConfig, Asked, FitOptions, RestoreOptions, EvaluateOptions, SearchOptions, *TRAINED, *FITTED]
+)
 def test_every_option_is_explained_by_the_text_below_its_field(kind: type) -> None:
     for one in classes(kind):
         (definition,) = ast.parse(inspect.getsource(one)).body
@@ -148,15 +156,18 @@ def test_every_option_is_read_somewhere() -> None:
         for node in ast.walk(source.tree)
         if isinstance(node, ast.Attribute)
     }
-    names = [*(name for slug in slugs() for name in options(slug)), *(name for name, _, _ in leaves(Asked))]
+    names = [
+        *(name for slug in slugs() for name in options(slug)),
+        *(name for kind in (Asked, SearchOptions) for name, _, _ in leaves(kind)),
+    ]
     assert [name for name in names if name.split(".")[-1] not in read | NOT_READ] == []
 
 
 @pytest.mark.parametrize("slug", slugs())
 def test_a_system_s_settings_do_not_share_a_name_with_the_run_s(slug: str) -> None:
     """Both stand side by side on the command line, in YAML and in a run's identity."""
-    run = {field.name for kind in (RunConfig, EvaluateOptions) for field in dataclasses.fields(kind)}
-    run |= {name for name, _, _ in leaves(Asked)} | {"system"}
+    kinds = (RunConfig, Asked, EvaluateOptions, SearchOptions)
+    run = {field.name for kind in kinds for field in dataclasses.fields(kind)} | {"system"}
     assert run & {field.name for field in dataclasses.fields(config_class(slug))} == set()
 
 
@@ -177,6 +188,7 @@ if __name__ == "__main__":
         f"# Options of the systems of {TRAINS_SEVERAL}, besides those of the run above": listed_trained(),
         f"# Options of {FIT_JOB} SYSTEM, and of each system": listed_fits(),
         f"# Options of {RESTORE_JOB} and {EVALUATE_JOB}, without those of the system": listed_restores(),
+        f"# Options of {SEARCH_JOB} SYSTEM, besides those of the system's own job": listed_searches(),
     }
     FROZEN.write_text("".join(f"{line}\n" for title, lines in parts.items() for line in (title, *lines)))
     print(f"{sum(map(len, parts.values()))} options written to {FROZEN.relative_to(ROOT)}")

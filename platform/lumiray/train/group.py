@@ -54,3 +54,27 @@ def run_group(group: Group, work: Callable[[Any, Any], None], spec: Any, board: 
             failure_config=ray.train.FailureConfig(max_failures=group.retries),
         ),
     ).fit()
+
+
+def run_here(work: Callable[[Any, Any], None], spec: Any, board: Any) -> None:
+    """Run `work(spec, board)` in this process, as the only worker of a group.  Ray must be up.
+
+    A process may do one run after the other.  Its process group of one stays: DeepSpeed keeps the groups that it has
+    seen, and does not take others for them.
+
+    Args:
+        spec: has `device`, cpu or gpu.
+    """
+    import ray.train
+    import torch.distributed as dist
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer ends the group with the run
+
+    if not dist.is_initialized():
+        backend = "nccl" if spec.device == "gpu" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    DataParallelTrainer(
+        lambda config: work(config["spec"], config["board"]),
+        train_loop_config={"spec": spec, "board": board},
+        scaling_config=ray.train.ScalingConfig(num_workers=0),
+        run_config=ray.train.RunConfig(name=f"here-{uuid.uuid4().hex[:12]}"),
+    ).fit()

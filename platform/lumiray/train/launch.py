@@ -11,7 +11,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from lumiray.config import JobConfig
 from lumiray.data.entries import StreamSpec
@@ -32,6 +33,10 @@ from lumiray.train.failure import STAYS, explained, user_error_behind
 from lumiray.train.marks import Marks
 from lumiray.train.recipe import check_recipe, run_length
 from lumiray.train.status import INTERRUPTED, fail, read_status
+
+if TYPE_CHECKING:  # they import ray, which the checks do without
+    from lumiray.train.cluster import Shares
+    from lumiray.train.worker import WorkerSpec
 
 
 def train(job: JobConfig) -> dict[str, Any]:
@@ -72,11 +77,8 @@ def train_stage(job: JobConfig) -> dict[str, Any]:
     checked = check_job(job)
     print("\n".join(announced(checked)), flush=True)
     marks.reach("options_checked")
-    job, stage, sizes = checked.job, checked.stage, checked.sizes
-    output, stored = str(job.run.output), checked.stored
 
-    from lumiray.data.parallel import open_shards
-    from lumiray.train.cluster import share_out, start_ray
+    from lumiray.train.cluster import start_ray
 
     warm = threading.Thread(target=_import_trainer, daemon=True)
     warm.start()  # importing torch overlaps with the start of Ray's processes
@@ -84,15 +86,47 @@ def train_stage(job: JobConfig) -> dict[str, Any]:
     marks.reach("ray")
     import ray
 
+    made = ready(checked, ray.cluster_resources(), marks)
+    try:
+        return _fit(made.spec, made.shares.worker, made.workers, warm)
+    except UserError as error:
+        if not isinstance(error, Interrupted):
+            with suppress(UserError, OSError):  # the storage may be what failed
+                fail(made.spec.output, str(error))
+        raise
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run whose workers can be started."""
+
+    spec: WorkerSpec
+    shares: Shares
+    workers: int
+
+
+def ready(checked: Checked, resources: dict[str, float], marks: Marks) -> Ready:
+    """Share out cores, open the shards, say in the output what the run is.  Ray must be up.
+
+    Args:
+        resources: what the run may take of the cluster.
+
+    Raises:
+        UserError: the run in the output is another one, or shards or resources do not do.
+    """
+    from lumiray.data.parallel import open_shards
+    from lumiray.train.cluster import share_out
     from lumiray.train.worker import WorkerSpec
 
     checked = derived(checked)
-    shares = share_out(job.run, sizes.workers, ray.cluster_resources())
+    job, stage, sizes = checked.job, checked.stage, checked.sizes
+    output = str(job.run.output)
+    shares = share_out(job.run, sizes.workers, resources)
     stream = make_stream(checked, open_shards)
     data = data_identity(stream.plan, [shards.digest for shards in stream.sources])
     own_identity = identity(job, stage.name, data, sizes, stream.total_steps)
-    if stored is not None:
-        refuse_other_run(job, stored, own_identity)
+    if checked.stored is not None:
+        refuse_other_run(job, checked.stored, own_identity)
     write_atomically(join(output, CONFIG), to_yaml(job).encode())
     description = {"identity": own_identity, "sizes": vars(sizes), "total_steps": stream.total_steps}
     write_atomically(join(output, IDENTITY), json.dumps(description, indent=1).encode())
@@ -111,13 +145,7 @@ def train_stage(job: JobConfig) -> dict[str, Any]:
         resume_from,
         checked.classes,
     )
-    try:
-        return _fit(spec, shares.worker, sizes.workers, warm)
-    except UserError as error:
-        if not isinstance(error, Interrupted):
-            with suppress(UserError, OSError):  # the storage may be what failed
-                fail(output, str(error))
-        raise
+    return Ready(spec, shares, sizes.workers)
 
 
 def _import_trainer() -> None:

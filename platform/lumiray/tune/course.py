@@ -1,0 +1,224 @@
+"""The course of a study: Ray Tune asks for the next trial and says what became of each; the records decide.
+
+Suggester    the next trial: one that a killed driver left, or new values from the study
+Recorder     writes down every evaluation and every end
+Over         ends the study: told to stop, or something is wrong with all of it
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback, Stopper
+from ray.tune.search import Searcher
+
+from lumiray import __version__
+from lumiray.config import JobConfig
+from lumiray.errors import RunFailure, UserError
+from lumiray.evaluate.chart import short_number
+from lumiray.storage import join
+from lumiray.tune.shares import TrialShare
+from lumiray.tune.space import with_values
+from lumiray.tune.study import Study, Trial, database_errors
+from lumiray.tune.trial import DONE, ENDED, MISTAKE, REASON, STEP, VALUE, TrialSpec
+
+TRIALS = "trials"
+
+
+@dataclass
+class Course:
+    """What all trials have in common, and how it goes.
+
+    Args:
+        job: what trials vary; its output is the study's.
+        new: begins one more trial; None when there are enough.
+        board: where trials are asked to stop.
+        left: trials that a driver before this one left running.
+    """
+
+    study: Study
+    job: JobConfig
+    new: Callable[[], Trial | None]
+    share: TrialShare
+    board: Any
+    left: list[Trial]
+    stopped: bool = False
+    mistake: Exception | None = None
+    times: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Seconds that a trial took in processes before this one, and in this one."""
+
+    def seconds(self, number: int, here: float) -> float:
+        """Seconds of a trial in all, from those in its present process; where they are fewer, that is a new one."""
+        before, last = self.times[number]
+        self.times[number] = (before + last if here < last else before, here)
+        return round(sum(self.times[number]), 1)
+
+    def stop(self) -> None:
+        """Let all trials end after their step, with a checkpoint."""
+        self.stopped = True
+        self.board.stop.remote()
+
+    def next_trial(self) -> dict[str, Any] | None:
+        """The next trial as Tune's configuration; None at the end of the study."""
+        for trial in self._trials():
+            try:
+                job = with_values(self.job, trial.values, f"trial {trial.number}")
+            except UserError as error:
+                self.study.finish(trial.number, "failed", reason=str(error))
+                say(f"trial {trial.number} cannot be: {error}")
+                continue
+            output = join(str(self.job.run.output), TRIALS, str(trial.number))
+            job = replace(job, run=replace(job.run, output=output))
+            self.study.note(trial.number, seed=job.run.seed, version=__version__)
+            self.times[trial.number] = (float(trial.notes.get("seconds", 0.0)), 0.0)
+            words = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
+            say(f"trial {trial.number} {'goes on' if trial.curve else 'begins'}: {words}")
+            spec = TrialSpec(job, self.study.metric, self.share.resources, self.board)
+            return {"number": trial.number, "spec": spec}
+        return None
+
+    def _trials(self) -> Iterator[Trial]:
+        while self.left:
+            yield self.left.pop(0)
+        while (trial := self.new()) is not None:
+            yield trial
+
+
+class Suggester(Searcher):
+    """Hands Tune the next trial of a course."""
+
+    def __init__(self, course: Course) -> None:
+        super().__init__()
+        self._course = course
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's configuration."""
+        course = self._course
+        if course.stopped or course.mistake:
+            return Searcher.FINISHED
+        try:
+            with database_errors(course.study.place):
+                return course.next_trial() or Searcher.FINISHED
+        except Exception as error:  # Tune would only log it
+            course.mistake = error
+            return Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Nothing is learnt here: the recorder has written it down, and the study's algorithm reads the records."""
+        return None
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune's own snapshot, which nobody reads: the records decide."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never called: a study goes on from its records.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("a study goes on from its records, not from Tune's snapshot")
+
+
+def _recorded(act: Callable[..., None]) -> Callable[..., None]:
+    """What goes wrong in a callback ends the study: Tune would blame the trial."""
+
+    @functools.wraps(act)
+    def guarded(self: Recorder, *given: Any, **named: Any) -> None:
+        try:
+            with database_errors(self.course.study.place):
+                act(self, *given, **named)
+        except Exception as error:
+            self.course.mistake = self.course.mistake or error
+
+    return guarded
+
+
+class Recorder(Callback):
+    """Writes what Tune hears into the study's records."""
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+
+    @_recorded
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        """An evaluation, or a trial's end; a trial that is done without saying so was stopped by the scheduler."""
+        study, number = self.course.study, int(trial.config["number"])
+        if MISTAKE in result:
+            raise UserError(result[MISTAKE])
+        if ENDED in result and result[ENDED] == "interrupted":
+            return
+        seconds = self.course.seconds(number, result["time_total_s"])
+        value = result.get(VALUE)
+        if value is not None:
+            study.report(number, result[STEP], value)
+            study.note(number, seconds=seconds)
+        if not result.get(DONE):
+            say(f"trial {number}: {study.metric} {value:.5g} at step {result[STEP]}")
+            return
+        if self.course.stopped or self.course.mistake:
+            return
+        state = result.get(ENDED, "stopped")
+        study.finish(number, state, value, seconds=seconds, **{"reason": result[REASON]} if REASON in result else {})
+        say(f"trial {number} {_end(study, state, value, result)}")
+
+    @_recorded
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial that failed more often than it is retried."""
+        number = int(trial.config["number"])
+        lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
+        reason = f"its process failed {trial.num_failures} times; at last: {lines[-1] if lines else 'without a word'}"
+        self.course.study.finish(number, "failed", reason=reason[:500])
+        say(f"trial {number} failed: {reason}")
+
+
+class Over(Stopper):
+    """Ends the whole study where it is to stop, or where something is wrong with all of it."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial is stopped alone."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the study ends now."""
+        return self._course.stopped or self._course.mistake is not None
+
+
+def _end(study: Study, state: str, value: float | None, result: dict[str, Any]) -> str:
+    if state == "failed":
+        return f"failed: {result[REASON]}"
+    if state == "stopped":
+        return f"stopped at step {result[STEP]}: {study.metric} {value:.5g}"
+    best = study.best()
+    best_words = f"; best: {best.value:.5g} of trial {best.number}" if best and best.value is not None else ""
+    return f"done: {study.metric} {value:.5g}{best_words}"
+
+
+def _short(value: Any) -> str:
+    return short_number(value) if isinstance(value, float) else str(value)
+
+
+def say(text: str) -> None:
+    """One line for the user."""
+    print(text, flush=True)
+
+
+def outcome(course: Course) -> None:
+    """How a study ended, where that was not well.
+
+    Raises:
+        UserError, RunFailure: what was wrong with all of it, or with every trial.
+    """
+    if course.mistake is not None:
+        raise course.mistake
+    trials = course.study.trials()
+    failed = [one for one in trials if one.state == "failed"]
+    if failed and len(failed) == len(trials):
+        raise RunFailure(f"All {len(failed)} trials failed; the first: {failed[0].notes.get('reason')}")

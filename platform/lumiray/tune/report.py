@@ -1,0 +1,51 @@
+"""A study as one HTML page that needs no server: parallel coordinates, curves, slices, importance, cost, all trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lumiray.evaluate.page import page
+from lumiray.evaluate.report import REPORT, Chart
+from lumiray.storage import join, write_atomically
+from lumiray.tune.charts import bars, cost, curves, look, parallel, slices
+from lumiray.tune.study import JOB, Study
+from lumiray.tune.summary import columns, counted, row_of, searched, sought
+
+
+def write_study_report(study: Study, output: str, name: str) -> str:
+    """Write `report.html` into a study's output, local or s3://; returns its address."""
+    trials, best, fields = study.trials(), study.best(), searched(study)
+    metric = study.metric
+    better = min if study.lowest_is_best else max
+    end = f"best: {best.value:.6g} of trial {best.number}" if best and best.value is not None else "none is done yet"
+    charts = [
+        Chart("Learning curves", f"{metric} at each evaluation.", curves(trials, best)),
+        Chart(
+            "Importance",
+            "Share of the variation among trials that are done which a field explains (PED-ANOVA).",
+            bars(study.importance()),
+        ),
+        Chart(
+            "Cost and gain",
+            f"{metric} of trials that are done, over the hours of all trials up to each; the line is the best so far.",
+            cost(trials, best, better),
+        ),
+        *(
+            Chart(field, f"{metric} of trials that are done.", slices(trials, best, field, words))
+            for field, words in fields.items()
+        ),
+    ]
+    content = page(
+        "study.html.jinja",
+        Path(__file__).parent,
+        name=name,
+        status=f"{sought(study)}; {counted(trials)}; {end}",
+        parallel=parallel(trials, best, fields, metric),
+        charts=charts,
+        columns=columns(study),
+        rows=[(look(one, best), row_of(one, study)) for one in trials],
+        settings=[(key, value) for key, value in study.about.items() if key != JOB],
+    )
+    place = join(output, REPORT)
+    write_atomically(place, content)
+    return place

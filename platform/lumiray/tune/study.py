@@ -1,0 +1,300 @@
+"""The records of a study: what was searched, and every trial with its values, its curve and how it ended.
+
+They are an Optuna study, so that Optuna's algorithms learn from them and its dashboard shows them; trials of every
+algorithm are in it, grid and random too.  These records decide what is left to do, Ray Tune only executes.  They are
+plain JSON in a database: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, Literal
+
+import optuna
+import yaml
+from optuna.trial import TrialState
+
+from lumiray.config import JobConfig
+from lumiray.errors import RunFailure, UserError
+from lumiray.identity import compare
+from lumiray.settings_file import job_from
+from lumiray.storage import without_secrets
+from lumiray.tune.options import values_of
+from lumiray.tune.place import Place
+from lumiray.tune.space import Axis, Choice, Interval, Space, Whole, with_values
+
+ABOUT, JOB = "lumiray", "job"  # attributes of a study: what it is; in it, the job that its trials vary
+State = Literal["running", "done", "stopped", "failed"]
+STATES: dict[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
+TOLD = {name: state for state, name in STATES.items() if state != TrialState.WAITING}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial as it is recorded.
+
+    Args:
+        values: of the fields that it varies, plain as in YAML, by dotted name.
+        curve: (step, the metric) of its evaluations, by step.
+        value: the metric at its end, of a trial that is done.
+        notes: what else was written down: `reason`, `seconds`, `seed`, `version`.
+    """
+
+    number: int
+    state: State
+    values: Mapping[str, Any]
+    curve: tuple[tuple[int, float], ...] = ()
+    value: float | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def last(self) -> float | None:
+        """The newest value of the metric."""
+        return self.value if self.value is not None else (self.curve[-1][1] if self.curve else None)
+
+
+class Study:
+    """An open study.
+
+    Args:
+        about: what it is: system, version, metric, space, settings that all trials share; `job` is the whole job as
+            YAML.
+    """
+
+    def __init__(self, place: Place, study: optuna.Study, about: Mapping[str, Any]) -> None:
+        self.place, self.about = place, about
+        self._study = study
+
+    def job_of(self, trial: Trial) -> JobConfig:
+        """The job that a trial ran, without the output that it wrote to.
+
+        Raises:
+            UserError: its settings do not fit the system any more.
+        """
+        slug, name = str(self.about["system"]), f"trial {trial.number}"
+        job = with_values(job_from(slug, yaml.safe_load(str(self.about[JOB])), name), trial.values, name)
+        return replace(job, run=replace(job.run, output=None))
+
+    @property
+    def metric(self) -> str:
+        """The figure that is to be best."""
+        return str(self.about["metric"]).lstrip("-")
+
+    @property
+    def lowest_is_best(self) -> bool:
+        """Whether the smallest value is best."""
+        return str(self.about["metric"]).startswith("-")
+
+    def trials(self) -> list[Trial]:
+        """All trials, by number."""
+        return [_trial(one) for one in self._study.get_trials(deepcopy=False)]
+
+    def best(self) -> Trial | None:
+        """Of the trials that are done the one with the best value."""
+        done = [(one.value, -one.number, one) for one in self.trials() if one.state == "done" and one.value is not None]
+        sign = -1 if self.lowest_is_best else 1
+        return max(((sign * value, number, one) for value, number, one in done), default=(None, None, None))[2]
+
+    def ask(self, space: Space, algorithm: str, seed: int) -> Trial:
+        """Begin the next trial: its values are recorded before it runs.
+
+        The draw depends on the seed, the trial's number and the trials before it, not on how often a driver was killed.
+        """
+        number = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = _sampler(algorithm, seed, number)
+        if algorithm == "grid":
+            waiting = any(one.state == TrialState.WAITING for one in self._study.get_trials(deepcopy=False))
+            number -= waiting  # a driver was killed between these two lines
+            if not waiting:
+                self._study.enqueue_trial(combination(space, number))
+        asked = self._study.ask()
+        values: dict[str, Any] = {}
+        for axis in space.axes:
+            if axis.applies(values):
+                values[axis.field] = _suggested(asked, axis)
+        asked.set_user_attr("values", values)
+        self.place.publish()
+        return Trial(asked.number, "running", values)
+
+    def begin(self, values: Mapping[str, Any]) -> Trial:
+        """Begin a trial with values that no algorithm chose."""
+        asked = self._study.ask()
+        asked.set_user_attr("values", dict(values))
+        self.place.publish()
+        return Trial(asked.number, "running", values)
+
+    def report(self, number: int, step: int, value: float) -> None:
+        """Record the metric of a running trial after some steps; what is recorded for them already stays."""
+        self._study._storage.set_trial_intermediate_value(self._id(number), step, value)
+
+    def note(self, number: int, **notes: Any) -> None:
+        """Write something down about a running trial."""
+        for name, value in notes.items():
+            self._study._storage.set_trial_user_attr(self._id(number), name, value)
+
+    def finish(self, number: int, state: State, value: float | None = None, **notes: Any) -> None:
+        """End a trial: it is done with a value, was stopped early, or has failed."""
+        self.note(number, **notes)
+        self._study.tell(number, value if state == "done" else None, state=TOLD[state])
+        self.place.publish()
+
+    def importance(self) -> dict[str, float]:
+        """What share of the variation among trials that are done each field explains (PED-ANOVA); may be empty.
+
+        Fields that only some of them vary are left out: their share would be of those trials alone.
+        """
+        done = [one.values for one in self.trials() if one.state == "done"]
+        fields = [field for field in done[0] if all(field in one for one in done)] if done else []
+        with quiet():
+            try:
+                return dict(optuna.importance.get_param_importances(self._study, params=fields)) if fields else {}
+            except (ValueError, RuntimeError):  # too few trials
+                return {}
+
+    def _id(self, number: int) -> int:
+        return int(self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
+
+
+def _trial(one: optuna.trial.FrozenTrial) -> Trial:
+    notes = dict(one.user_attrs)
+    values = notes.pop("values", {})
+    value = one.value if one.state == TrialState.COMPLETE else None
+    return Trial(one.number, STATES[one.state], values, tuple(sorted(one.intermediate_values.items())), value, notes)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna's notes on its own experiments are not for the user of a search."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _sampler(algorithm: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    drawn = (seed * 1_000_003 + number) % 2**32
+    with quiet():
+        if algorithm == "tpe":
+            return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=drawn)
+        return optuna.samplers.RandomSampler(seed=drawn)
+
+
+def _suggested(asked: optuna.Trial, axis: Axis) -> Any:
+    over = axis.over
+    with quiet():
+        if isinstance(over, Interval):
+            return asked.suggest_float(axis.field, over.low, over.high, log=over.log)
+        if isinstance(over, Whole):
+            return asked.suggest_int(axis.field, over.low, over.high, step=over.step)
+        named = {_category(one): one for one in over.values}
+        return named[asked.suggest_categorical(axis.field, list(named))]
+
+
+def _category(value: Any) -> Any:
+    """A choice as Optuna keeps it: lists as text."""
+    return value if value is None or isinstance(value, (bool, int, float, str)) else json.dumps(value)
+
+
+def combination(space: Space, number: int) -> dict[str, Any]:
+    """The values of a grid's trial as Optuna keeps them; the last axis changes fastest."""
+    everything = list(product(*(values_of(axis.over) for axis in space.axes)))
+    chosen = everything[number % len(everything)]
+    return {axis.field: _category(one) for axis, one in zip(space.axes, chosen, strict=True)}
+
+
+def described(space: Space) -> dict[str, str]:
+    """A space as texts by field, for records and comparison."""
+
+    def words(axis: Axis) -> str:
+        over = axis.over
+        if isinstance(over, Choice):
+            said = f"choice of {json.dumps(over.values)}"
+        elif isinstance(over, Whole):
+            said = f"int from {over.low} to {over.high}" + f" in steps of {over.step}" * (over.step > 1)
+        else:
+            said = f"{'log' * over.log}uniform from {over.low:g} to {over.high:g}"
+        return said + "".join(f", when {name} is in {json.dumps(one)}" for name, one in axis.when)
+
+    return {f"space.{axis.field}": words(axis) for axis in space.axes}
+
+
+def open_study(place: Place, name: str, about: Mapping[str, Any] | None = None) -> Study:
+    """The study in a database; with `about` it is made where there is none, and has to be this one where there is.
+
+    Raises:
+        UserError: there is none, it is another one (each difference is named), or the database cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with database_errors(place):
+        storage = optuna.storages.RDBStorage(place.url)
+        found = {one.study_name: one for one in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+        if about is not None and name in found and not found[name].n_trials:
+            optuna.delete_study(study_name=name, storage=storage)  # its driver found a mistake before the first trial
+            del found[name]
+        known = set(found)
+        if about is None and name not in known:
+            raise UserError(f"{without_secrets(place.url)}: there is no study {name!r}; there are {sorted(known)}.")
+        lowest = str((about or {}).get("metric", "")).startswith("-")
+        study = (
+            optuna.load_study(study_name=name, storage=storage)
+            if name in known
+            else optuna.create_study(
+                study_name=name, storage=storage, direction="minimize" if lowest else "maximize", load_if_exists=True
+            )
+        )
+        stored = study.user_attrs.get(ABOUT)
+        if about is not None and stored is None:
+            study.set_user_attr(ABOUT, dict(about))
+            stored = about
+        if stored is None:
+            raise UserError(f"{without_secrets(place.url)}: the study {name!r} was not made by a search of this house.")
+        if about is not None:
+            _refuse_other(stored, about, name)
+        study.set_metric_names([str(stored["metric"]).lstrip("-")])
+    return Study(place, study, stored)
+
+
+def _refuse_other(stored: Mapping[str, Any], about: Mapping[str, Any], name: str) -> None:
+    differing = compare(dict(stored), json.loads(json.dumps(dict(about))), accepted=(JOB,))  # its fields are compared
+    if differing:
+        lines = "\n  ".join(one.replace("the run has", "the study has") for one in differing)
+        raise UserError(
+            f"The study {name!r} was made with other settings:\n  {lines}\nRepeat them, or choose another --output: "
+            "trials under different settings are not comparable."
+        )
+
+
+@contextmanager
+def database_errors(place: Place) -> Iterator[None]:
+    """Say what a database that cannot be used means, without its password."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    where = without_secrets(place.url)
+    try:
+        with quiet():
+            yield
+    except ImportError as error:
+        raise UserError(
+            f"--storage {where} needs a driver that is not installed ({error.__cause__ or error}): "
+            "pip install 'lumiray[postgresql]'."
+        ) from None
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        inmost: BaseException = error
+        while (cause := getattr(inmost, "orig", None) or inmost.__cause__) is not None:
+            inmost = cause
+        said = " ".join(str(inmost).split())[:300]
+        raise RunFailure(
+            f"The study's database {where} cannot be used: {said} Check address, name and rights."
+        ) from None

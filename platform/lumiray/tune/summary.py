@@ -1,0 +1,114 @@
+"""A study in words: the table of its trials, and the settings of the best one as a job's YAML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from lumiray.errors import RunFailure
+from lumiray.evaluate.chart import short_number
+from lumiray.settings_file import to_yaml
+from lumiray.storage import absolute, base_name
+from lumiray.tune.place import place_of
+from lumiray.tune.study import Study, Trial, open_study
+
+
+def named_study(output: str, storage: str | None) -> Study:
+    """The study of a search's output.
+
+    Raises:
+        UserError: there is none.
+    """
+    return open_study(place_of(output, storage), study_name(output))
+
+
+def study_name(output: str) -> str:
+    """What a study is called in its database: the last name of its output."""
+    return base_name(absolute(output))
+
+
+def best_settings(output: str, storage: str | None) -> str:
+    """The whole configuration of the best trial, which `--config` of a job takes.
+
+    Raises:
+        RunFailure: no trial is done yet.
+    """
+    study = named_study(output, storage)
+    best = study.best()
+    if best is None:
+        raise RunFailure(f"{output}: no trial of this study is done yet ({counted(study.trials())}).")
+    head = f"# trial {best.number} of study {study_name(output)}: {study.metric} {best.value:.6g}\n"
+    return head + to_yaml(study.job_of(best))
+
+
+def shown(output: str, storage: str | None) -> str:
+    """A table of all trials, the best settings, and which of them matter; the same is drawn into the HTML report."""
+    from lumiray.tune.report import write_study_report
+
+    study, name = named_study(output, storage), study_name(output)
+    return "\n".join([*_lines(study, name), "", write_study_report(study, output, name)])
+
+
+def _lines(study: Study, name: str) -> Iterator[str]:
+    trials, best = study.trials(), study.best()
+    yield f"{name}: {sought(study)}; {counted(trials)}"
+    yield ""
+    yield from _table([columns(study), *(row_of(one, study) for one in trials)])
+    failed = [one for one in trials if one.notes.get("reason")]
+    if failed:
+        yield ""
+        yield from (f"trial {one.number}: {one.notes['reason']}" for one in failed)
+    if best is not None:
+        yield ""
+        yield f"best: trial {best.number}, {study.metric} {best.value:.6g}"
+        yield from (f"    {field}: {value}" for field, value in best.values.items())
+    if importance := study.importance():
+        yield ""
+        yield "share of the variation that a field explains (PED-ANOVA, trials that are done)"
+        yield from (f"    {field}: {share:.0%}" for field, share in importance.items())
+
+
+def searched(study: Study) -> dict[str, str]:
+    """The fields that a study varies, with what its space says of each."""
+    return {
+        str(name).removeprefix("space."): str(words) for name, words in study.about.items() if str(name)[:6] == "space."
+    }
+
+
+def columns(study: Study) -> list[str]:
+    """Names of the columns of `row_of`."""
+    return ["trial", "state", study.metric, "steps", *searched(study), "seconds"]
+
+
+def row_of(one: Trial, study: Study) -> list[str]:
+    """A trial as texts, by column."""
+    values = [_short(one.values[field]) if field in one.values else "-" for field in searched(study)]
+    steps = str(one.curve[-1][0]) if one.curve else "-"
+    seconds = f"{one.notes['seconds']:.0f}" if "seconds" in one.notes else "-"
+    return [str(one.number), one.state, _short(one.last), steps, *values, seconds]
+
+
+def sought(study: Study) -> str:
+    """What a study looks for."""
+    return f"{study.about['system']}, {'lowest' if study.lowest_is_best else 'highest'} {study.metric}"
+
+
+def counted(trials: list[Trial]) -> str:
+    """How many trials there are of each kind."""
+    found = Counter(one.state for one in trials)
+    return ", ".join(f"{count} {state}" for state, count in found.items()) or "no trials"
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return short_number(value)
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _table(rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,209 @@
+"""One trial, as Ray Tune runs it: the trainer that every job uses, in an output of its own below the study's.
+
+A trial with one worker is that worker; for one with several this process starts a group of Ray Train workers.  Tune
+hears of every evaluation as the run writes it into its metrics, so that a run which goes on after a kill tells its
+earlier ones again.  The last evaluation is told when the run has ended and its checkpoint is complete.
+
+A process runs one trial after the other.  When Tune stops a trial, the run ends after its step, with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.tune.result import DONE
+
+from lumiray.config import JobConfig
+from lumiray.errors import near
+from lumiray.evaluate.report import read_rows
+from lumiray.storage import NotThere, is_s3, join, read_bytes
+from lumiray.train.chain import IDENTITY, STATUS
+from lumiray.train.failure import STAYS, user_error_behind
+from lumiray.train.marks import Marks
+
+if TYPE_CHECKING:
+    from lumiray.train.board import StopWatch
+
+LOOK_S, LOOK_S3_S = 0.2, 2.0  # between two looks at a run's metrics
+STOP_S = 300.0  # that a run may take to its next step and its checkpoint
+
+# what a row told to Tune holds, besides Tune's own word for its end
+STEP, VALUE, ENDED, REASON, MISTAKE = "step", "value", "ended", "reason", "mistake"
+NO_FIGURE = {DONE: True, STEP: math.inf}
+"""The end of a trial without a figure; schedulers compare trials up to a step, and this one is beyond all."""
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What a trial is to run.
+
+    Args:
+        job: with the trial's values and its own output.
+        figure: name of the metric.
+        resources: what it may take of the cluster.
+        studys_board: where the driver asks all trials to stop (`Board`).
+    """
+
+    job: JobConfig
+    figure: str
+    resources: dict[str, float]
+    studys_board: Any
+
+
+class TrialRun(tune.Trainable):
+    """A trial as Tune's actor; `config["spec"]` is a `TrialSpec`."""
+
+    _run: threading.Thread
+    _told: int  # step of the newest evaluation that Tune has heard of
+    _studys_stop: StopWatch
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Start the run."""
+        self._begin(config["spec"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """End this trial's run, if Tune stopped it, and start another trial's in the same process."""
+        self._end_run()
+        self._begin(new_config["spec"])
+        return True
+
+    def cleanup(self) -> None:
+        """End the run, if Tune stopped the trial."""
+        self._end_run()
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next evaluation, or the run's end.
+
+        Raises:
+            Exception: what ended the run, where starting it again may mend it.
+        """
+        while True:
+            ended = not self._run.is_alive()  # asked first, so that nothing it wrote last is missed
+            row = next((one for one in evaluations(self._output) if one["step"] > self._told), None)
+            last = row is not None and row["step"] == total_steps(self._output)
+            if row is not None and not last:
+                self._told = row["step"]
+                return told(row, self._spec.figure)
+            if ended:
+                return self._ending(row)
+            if self._studys_stop.stop_requested():
+                self._end_run()
+                return NO_FIGURE | {ENDED: "interrupted"}
+            time.sleep(LOOK_S3_S if is_s3(self._output) else LOOK_S)
+
+    def _ending(self, row: dict[str, Any] | None) -> dict[str, Any]:
+        """What is told of a run that ended by itself.
+
+        Args:
+            row: its last evaluation, which nobody was told of.
+        """
+        import ray
+
+        if self._failure is not None:
+            mistake = ray.get(self._board.state.remote())[1]
+            known = user_error_behind(self._failure)
+            if mistake is None and known is None:
+                raise self._failure
+            return NO_FIGURE | {ENDED: "failed", REASON: in_short(mistake[0] if mistake else str(known))}
+        if row is None:
+            return NO_FIGURE | {ENDED: "failed", REASON: "its run ended without an evaluation"}
+        return {ENDED: "done", DONE: True} | told(row, self._spec.figure)
+
+    def _begin(self, spec: TrialSpec) -> None:
+        from lumiray.train.board import Board, StopWatch
+
+        self._spec, self._output = spec, str(spec.job.run.output)
+        self._told = -1
+        self._failure: BaseException | None = None
+        self._studys_stop = StopWatch(spec.studys_board)
+        self._board: Any = Board.remote()  # type: ignore[attr-defined]
+        self._run = threading.Thread(target=self._run_to_its_end, name="run", daemon=True)
+        self._run.start()
+
+    def _run_to_its_end(self) -> None:
+        from lumiray.train.board import shown
+
+        try:
+            if not is_over(self._output):  # else its driver was killed before it could record that
+                with shown(self._board):
+                    run_job(self._spec, self._board)
+        except BaseException as error:
+            self._failure = error
+        gc.collect()  # networks and engines refer to themselves, and the next trial needs their memory
+
+    def _end_run(self) -> None:
+        """Stop the run after its step, with a checkpoint; return when it has ended."""
+        import ray
+
+        if self._run.is_alive():
+            self._board.stop.remote()
+            self._run.join(STOP_S)
+        ray.kill(self._board)
+
+
+def run_job(spec: TrialSpec, board: Any) -> None:
+    """Run a trial's job to its end, or until the board says stop; what is in its output goes on.
+
+    Raises:
+        Exception: it failed; a user's mistake is on the board, too.
+    """
+    from lumiray.train.checks import check_job
+    from lumiray.train.group import Group, run_group, run_here
+    from lumiray.train.launch import ready
+    from lumiray.train.worker import work
+
+    made = ready(check_job(spec.job), spec.resources, Marks(time.time()))
+    if made.workers == 1:
+        run_here(work, made.spec, board)
+        return
+    group = Group("lumiray-trial", made.workers, made.shares.device, made.shares.worker, spec.job.run.retries)
+    run_group(group, work, made.spec, board)
+
+
+def in_short(message: str) -> str:
+    """What a table can hold of a message: of a traceback its last line."""
+    text = message.partition("\n" + STAYS.partition("{}")[0])[0].strip()
+    return text.splitlines()[-1] if text.startswith("Traceback") else text
+
+
+def told(row: dict[str, Any], figure: str) -> dict[str, Any]:
+    """What Tune hears of an evaluation; one without the figure ends the study, one that is not a number the trial."""
+    step, value = row["step"], row.get(figure)
+    if figure not in row:
+        there = ", ".join(name for name in row if name not in ("step", "kind", "time_s"))
+        return NO_FIGURE | {
+            MISTAKE: f"--metric {figure}: no evaluation reports it.{near(figure, row)} This one reports {there}."
+        }
+    if value is None or not math.isfinite(value):  # metrics.jsonl has null for both
+        return NO_FIGURE | {ENDED: "failed", REASON: f"{figure} at step {step} is not a number"}
+    return {STEP: step, VALUE: float(value)}
+
+
+def evaluations(output: str) -> list[dict[str, Any]]:
+    """Rows of a run's evaluations, by step."""
+    return [row for row in read_rows(output) if row["kind"] == "evaluation"]
+
+
+def total_steps(output: str) -> int | None:
+    """How long a run is; None before it has said so."""
+    return _read(join(output, IDENTITY)).get("total_steps")
+
+
+def is_over(output: str) -> bool:
+    """Whether a run has come to its end."""
+    return _read(join(output, STATUS)).get("state") == "done"
+
+
+def _read(url: str) -> dict[str, Any]:
+    try:
+        found = json.loads(read_bytes(url))
+    except NotThere:
+        return {}
+    return found if isinstance(found, dict) else {}

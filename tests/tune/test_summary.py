@@ -1,0 +1,56 @@
+"""What `lumiray study` prints, and that its best settings are a job's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.settings import default_job
+
+from lumiray.cli import main
+from lumiray.command import parse
+from lumiray.settings_file import to_yaml
+from lumiray.tune.place import place_of
+from lumiray.tune.space import Axis, Choice, Interval, Space
+from lumiray.tune.study import described, open_study
+
+SPACE = Space((Axis("lr", Interval(1e-4, 1e-2, log=True)), Axis("channels", Choice(([4, 4, 8, 8], [8, 8, 8, 8])))))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    about = {"system": "cidnet", "metric": "psnr", "job": to_yaml(default_job("cidnet"))} | described(SPACE)
+    study = open_study(place_of(str(tmp_path / "brighter"), None, new=True), "brighter", about)
+    for number, value in enumerate((20.0, 22.5, 21.0)):
+        study.report(study.ask(SPACE, "random", 0).number, 10, value)
+        study.finish(number, "done", value, seconds=12.0)
+    study.finish(study.ask(SPACE, "random", 0).number, "failed", reason="step 3: the loss is not finite")
+    return str(tmp_path / "brighter")
+
+
+def test_show_names_every_trial_the_best_and_the_reasons(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "show", output]) == 0
+    text = capsys.readouterr().out
+    assert "brighter: cidnet, highest psnr; 3 done, 1 failed" in text
+    assert "best: trial 1, psnr 22.5" in text
+    assert "trial 3: step 3: the loss is not finite" in text
+    page = (Path(output) / "report.html").read_text()
+    assert text.rstrip().endswith("report.html")
+    assert page.count("<polyline") >= 3
+    assert "http" not in page.replace("http-equiv", "")  # it needs nothing from elsewhere
+    assert len([line for line in text.splitlines() if " done " in line]) == 3
+
+
+def test_best_is_the_configuration_of_a_job(output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "best", output]) == 0
+    (tmp_path / "best.yaml").write_text(capsys.readouterr().out)
+    job = parse("cidnet", ["--config", str(tmp_path / "best.yaml"), "--output", "o"]).job
+    best = open_study(place_of(output, None), "brighter").best()
+    assert best is not None
+    assert (job.run.lr, list(job.system.channels)) == (best.values["lr"], best.values["channels"])
+    assert job.run.output == "o"
+
+
+def test_where_there_is_no_study_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "show", str(tmp_path)]) == 2
+    assert "there is no study (study.db)" in capsys.readouterr().err
