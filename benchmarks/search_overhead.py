@@ -85,14 +85,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--steps", type=int, default=40)
     given = parser.parse_args(arguments)
+    if given.trials <= AT_ONCE:
+        parser.error(
+            f"--trials must be above {AT_ONCE}: the table is of trials that a process begins after another one"
+        )
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     write_shards(SHARDS, 128, (512, 384))
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
-    ray_context = ray.init(address="local", num_cpus=AT_ONCE, include_dashboard=False, logging_level="error")
-    address = ray_context.address_info["gcs_address"]
+    quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
+    address = ray.init(address="local", num_cpus=AT_ONCE, **quiet).address_info["gcs_address"]
     plain = as_processes(given.trials, given.steps, address)
     searched = through_search(given.trials, given.steps, address)
     ray.shutdown()

@@ -70,10 +70,11 @@ def rows(output: Path, number: int, kind: str) -> list[dict[str, float]]:
     return [row for row in map(json.loads, lines) if row["kind"] == kind]
 
 
-def trial_processes() -> list[psutil.Process]:
-    """Of the trials that run; Ray names a process after what it does at the moment."""
+def found_trial(found: list[psutil.Process]) -> bool:
+    """Whether a trial's process is in the list, or could be added; Ray names it after what it does at the moment."""
     names = ("ray::ResourceTr", "ray::TrialRun")
-    return [one for one in psutil.process_iter(["name"]) if str(one.info["name"]).startswith(names)]
+    found += [one for one in psutil.process_iter(["name"]) if str(one.info["name"]).startswith(names)]
+    return bool(found)
 
 
 def until(job: Job, holds: Callable[[], bool]) -> None:
@@ -241,8 +242,9 @@ def test_a_trial_whose_process_dies_goes_on_and_is_marked_when_it_dies_again(
 
     for attempt in (1, 2):
         until(job, functools.partial(has_started, attempt))
-        until(job, lambda: bool(trial_processes()))
-        trial_processes()[0].kill()
+        found: list[psutil.Process] = []
+        until(job, functools.partial(found_trial, found))
+        found[0].kill()
     code, text = job.finish()
     assert code == 1, text
     assert rows(output, 0, "start")[1]["step"] > 0  # from its checkpoint
