@@ -1,4 +1,4 @@
-"""The `lumiray` command: shards, doctor, export, report, status, study, systems.  Jobs are scripts of their own, in jobs/."""
+"""The `lumiray` command: shards, doctor, export, report, status, study, systems.  Jobs are scripts in jobs/."""
 
 from __future__ import annotations
 

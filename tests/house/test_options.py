@@ -58,12 +58,18 @@ def listed() -> list[str]:
 
 
 def trained() -> list[str]:
-    """Systems that the job for several of them trains."""
+    """Systems besides the first, whose options are listed with the run's."""
     return [slug for slug in slugs() if slug != SLUG]
 
 
+def job_of(slug: str) -> tuple[str, ...]:
+    """The job that trains a system, of its own or the one for several, and the words that say which."""
+    own = f"jobs/{slug}_pretrain.py"
+    return (own,) if (ROOT / own).exists() else (TRAINS_SEVERAL, slug)
+
+
 def listed_trained() -> list[str]:
-    """The own options of the systems of that job, after their names; the run's are those above."""
+    """The own options of these systems, after their names; the run's are those above."""
     return [
         f"{slug} {flag(name)} {shown(default)}" for slug in trained() for name, _, default in leaves(config_class(slug))
     ]
@@ -126,7 +132,7 @@ def test_the_help_shows_exactly_these_options_and_every_one_can_be_given() -> No
 
 @pytest.mark.parametrize("slug", trained())
 def test_the_help_of_a_system_shows_the_run_s_options_and_its_own(slug: str) -> None:
-    text, _ = help_of(TRAINS_SEVERAL, slug)
+    text, _ = help_of(*job_of(slug))
     found = re.findall(r"^│ (--[a-z0-9.-]+)", text, flags=re.MULTILINE)
     assert sorted(found) == sorted(flag(name) for name in [*options(slug), *(name for name, _, _ in leaves(Asked))])
 
@@ -185,7 +191,7 @@ if __name__ == "__main__":
     head = f"# Options of {JOB} and their defaults.  Renewed by: {RENEW}"
     parts = {
         head: listed(),
-        f"# Options of the systems of {TRAINS_SEVERAL}, besides those of the run above": listed_trained(),
+        "# Options of the other systems, besides those of the run above": listed_trained(),
         f"# Options of {FIT_JOB} SYSTEM, and of each system": listed_fits(),
         f"# Options of {RESTORE_JOB} and {EVALUATE_JOB}, without those of the system": listed_restores(),
         f"# Options of {SEARCH_JOB} SYSTEM, besides those of the system's own job": listed_searches(),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.house.pages import commands, files, inline, make_targets, named_files, write_files
 from tests.house.sources import ROOT, help_of, sources
-from tests.house.test_options import SEARCH_JOB, TRAINS_SEVERAL, trained
+from tests.house.test_options import SEARCH_JOB, job_of, trained
 
 from lumiray.cli import parser
 from lumiray.command import SHORT
@@ -63,7 +63,7 @@ def unknown_inline_options(page: str) -> list[str]:
     """Options in running text that nothing here has."""
     known = {option for file in sorted((ROOT / "jobs").glob("*.py")) for option in options_of(f"jobs/{file.name}")}
     known |= options_of(SEARCH_JOB)
-    known |= {option for slug in trained() for option in options_of(TRAINS_SEVERAL, slug)}
+    known |= {option for slug in trained() for option in options_of(*job_of(slug))}
     known |= {text for one in every_parser(parser()) for action in one._actions for text in action.option_strings}
     known |= {  # of benchmarks and examples, as their code writes them
         node.value
