@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lumiray.config import JobConfig
+from lumiray.config import JobConfig, check_run
 from lumiray.data.entries import StreamSpec
 from lumiray.data.filter import Filter
 from lumiray.data.index import ShardSet
@@ -48,6 +48,7 @@ def train(job: JobConfig) -> dict[str, Any]:
     Raises:
         UserError, RunFailure, Interrupted: see `train_stage`; stages that are done stay done.
     """
+    check_run(job.run)
     jobs = [independent_of_here(one) for one in stage_jobs(job)]
     if len(jobs) > 1:
         for one in jobs:  # a mistake in the last stage is found before the first one starts
