@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-faults check bench lock clean
+.PHONY: help env demo test test-cluster test-faults check bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,8 +37,11 @@ check: env ## formatting, lint, types, import rules
 	mypy
 	PYTHONPATH=platform:models lint-imports --no-cache
 
-test: check ## every test
+test: check ## every test but those of the target below
 	$(PYTHON) -m pytest
+
+test-cluster: env ## jobs submitted to a real head with dashboard and token: logs, stopping, strangers, secrets
+	$(PYTHON) -m pytest -m head
 
 test-faults: env ## 20 kills at random steps, every row of every run counted; .cache/faults.json
 	$(PYTHON) tests/faults/sweep.py

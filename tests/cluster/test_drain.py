@@ -7,11 +7,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 from head import Head
 from story import OPTIONS, until_logged
 from tests.house.sources import ROOT
 
 from lumiray.train.manifest import complete
+
+pytestmark = pytest.mark.head
 
 
 def test_a_node_that_is_drained_has_a_checkpoint_before_it_goes(emoji_shards: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from head import NODE_SECRETS, SECRETS, Head
 from story import Told
 from tests.house.sources import ROOT
 
+pytestmark = pytest.mark.head
+
 ALL_SECRETS = {**SECRETS, **NODE_SECRETS}
 
 

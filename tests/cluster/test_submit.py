@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from head import SECRETS, Head
 from story import STEPS, Told
 
 from lumiray.train.gauges import GAUGES, TAGS
 from lumiray.train.manifest import latest
+
+pytestmark = pytest.mark.head
 
 
 def test_a_job_finds_the_project_in_what_was_uploaded(told: Told) -> None:
