@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-cluster test-faults check bench lock clean
+.PHONY: help env demo test test-slow test-cluster test-faults check bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,8 +37,11 @@ check: env ## formatting, lint, types, import rules
 	mypy
 	PYTHONPATH=platform:models lint-imports --no-cache
 
-test: check ## every test but those of the target below
+test: check ## every test but those of the two targets below: half an hour on two cores
 	$(PYTHON) -m pytest
+
+test-slow: env ## the longest: photographs learnt, trials of several workers, processes that die in a search
+	$(PYTHON) -m pytest -m slow
 
 test-cluster: env ## jobs submitted to a real head with dashboard and token: logs, stopping, strangers, secrets
 	$(PYTHON) -m pytest -m head

@@ -73,6 +73,7 @@ def evaluated(folder: Path, *options: str, ray_address: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_weights_in_a_file_have_the_same_figures_on_one_and_two_workers_and_by_hand(
     work: Path, tmp_path: Path, ray_address: str
 ) -> None:

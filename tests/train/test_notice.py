@@ -100,6 +100,7 @@ def test_only_one_rank_says_when_ray_is_asked_and_not_at_every_step(monkeypatch:
     assert not one.due()
 
 
+@pytest.mark.slow
 def test_a_job_on_an_instance_that_is_taken_away_has_a_checkpoint_before(
     metadata: Metadata, tmp_path: Path, emoji_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_trial_that_is_not_there_is_said(tmp_path: Path) -> None:
         repeat(str(tmp_path / "s"), 7, 2)
 
 
+@pytest.mark.slow
 def test_the_winner_and_the_shared_settings_run_under_each_seed(
     tmp_path: Path, ray_address: str, places: tuple[str, ...]
 ) -> None:

@@ -156,6 +156,7 @@ def test_a_driver_that_was_killed_goes_on_and_another_one_beside_it_is_refused(
     assert not (output / "driver.json").exists()
 
 
+@pytest.mark.slow
 def test_trials_of_two_workers_that_are_stopped_free_all_they_took(
     tmp_path: Path, ray_address: str, places: tuple[str, ...]
 ) -> None:
@@ -172,6 +173,7 @@ def test_trials_of_two_workers_that_are_stopped_free_all_they_took(
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_all_of_a_study_ends_it_at_once(
     tmp_path: Path, ray_address: str, places: tuple[str, ...]
 ) -> None:
@@ -188,6 +190,7 @@ def test_what_is_wrong_with_all_of_a_study_ends_it_at_once(
     assert "metric: the study has 'psrn', now it is 'psnr'" in text
 
 
+@pytest.mark.slow
 def test_trials_that_fail_are_marked_with_their_reason_and_the_study_goes_on(
     tmp_path: Path, ray_address: str, places: tuple[str, ...]
 ) -> None:
@@ -229,6 +232,7 @@ def test_bad_use_is_said_before_anything_starts(
     assert os.environ.get("PGPASSWORD", "hush") not in text
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_dies_goes_on_and_is_marked_when_it_dies_again(
     tmp_path: Path, ray_address: str, places: tuple[str, ...]
 ) -> None:
