@@ -81,11 +81,14 @@ def test_tensorboard_shows_the_curves_without_the_steps_that_a_resume_made_void(
 
 
 def test_weights_and_biases_gets_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
     *_, sink = open_sinks(str(tmp_path / "b32"), 0, LogConfig(wandb="emoji"))
     write(sink, row(1, loss=0.5), row(2, loss=0.25), row(2, "evaluation", recall=0.75))
+    wandb.teardown()  # its own process closes the file: a run that is finished may still be in that one's buffer
     found = history_of_wandb(next(tmp_path.glob("wandb/offline-run-*/run-*.wandb")))
     assert {"train/loss": 0.5}.items() <= found[1].items()
     assert {"train/loss": 0.25, "evaluation/recall": 0.75}.items() <= found[2].items()
