@@ -12,16 +12,19 @@ from lumiray.errors import UserError
 
 
 def _shards_make(given: argparse.Namespace) -> None:
+    from lumiray.data.annotations import annotated_rows
     from lumiray.data.parallel import ray_map
     from lumiray.data.write import make_shards
     from lumiray.train.cluster import start_ray
 
+    if given.pictures is not None and given.format is None:
+        raise UserError("--pictures is for SOURCE with boxes: say its --format, coco, odvg or flickr.")
     made = make_shards(
-        given.source,
+        annotated_rows(given.source, given.format, given.pictures) if given.format else given.source,
         given.output,
         rows_per_shard=given.rows_per_shard,
         skip_missing=given.skip_missing,
-        captions=not given.no_captions,
+        captions=not (given.no_captions or given.format),
         shard_map=partial(ray_map, start=start_ray),
     )
     print(made)
@@ -115,6 +118,8 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--rows-per-shard", type=int, default=10_000)
     make.add_argument("--skip-missing", action="store_true", help="leave out rows without picture, partner or caption")
     make.add_argument("--no-captions", action="store_true", help="pictures without texts are rows, too")
+    make.add_argument("--format", choices=("coco", "odvg", "flickr"), help="SOURCE is boxes in this form")
+    make.add_argument("--pictures", help="folder of the pictures that boxes are of (default: their own)")
     for name, action, words in (
         ("info", _shards_info, "counts, sizes, extensions, captions"),
         ("verify", _shards_verify, "find truncated, corrupt and duplicate members"),

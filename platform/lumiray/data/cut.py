@@ -88,12 +88,12 @@ class ShardPlan:
 
 
 def cut(
-    source: str, rows_per_shard: int, max_bytes: int, skip_missing: bool, captions: bool = True
+    source: str | Iterable[Listed], rows_per_shard: int, max_bytes: int, skip_missing: bool, captions: bool = True
 ) -> Iterator[ShardPlan]:
     """Plans of all shards of a table or folder, in order; one shard's rows are in memory at a time.
 
     Args:
-        source: .csv, .tsv, .parquet, .jsonl, or a folder (`folder.folder_rows`).
+        source: .csv, .tsv, .parquet, .jsonl, or a folder (`folder.folder_rows`), or rows listed by another reader.
         rows_per_shard, max_bytes: a shard is closed at whichever comes first.
         skip_missing: leave out rows without picture, partner or caption; else they are an error.
         captions: a row of one picture needs one.
@@ -103,7 +103,7 @@ def cut(
     """
     number = first = size = skipped = 0
     rows: list[PlannedRow] = []
-    for listed, row in _looked_at(folder_rows(source) if _is_folder(source) else table_rows(source), captions):
+    for listed, row in _looked_at(_listed(source) if isinstance(source, str) else source, captions):
         if isinstance(row, str):
             if not skip_missing:
                 where = without_secrets(listed.where)
@@ -130,6 +130,10 @@ def _plan(number: int, first: int, rows: list[PlannedRow], size: int, skipped: i
     described = json.dumps(rows, sort_keys=True).encode("ascii")
     digest = hashlib.blake2b(f"{first} ".encode() + described, digest_size=16).hexdigest()
     return ShardPlan(f"{number:05d}.tar", first, size, digest, skipped, zlib.compress(described, 1))
+
+
+def _listed(source: str) -> Iterator[Listed]:
+    return folder_rows(source) if _is_folder(source) else table_rows(source)
 
 
 def _is_folder(source: str) -> bool:

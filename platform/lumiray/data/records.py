@@ -16,8 +16,6 @@ wrong is a `BadRow` that says what was looked for and what there was: between tw
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +26,21 @@ import numpy as np
 from lumiray.data.class_numbers import decode_class_numbers, unlabelled
 from lumiray.data.decode import decode, picture_size
 from lumiray.data.parts import PAIR, PICTURES, caption_in
+from lumiray.data.row_texts import (
+    caption_of,
+    check_annotations,
+    check_numbers,
+    checked_names,
+    checked_spans,
+    json_of,
+    parts_there,
+    shortened,
+    text_of,
+)
 from lumiray.system import BadRow, Record, Row
 
 _Read = TypeVar("_Read")
 _EXPOSURE = re.compile(r"([0-9]{1,4})\.([a-z0-9]+)")
-_SHOWN = 60  # characters of a wrong value that a message repeats
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def image_of(row: Row) -> StoredPicture:
     """
     found = next((kind for kind in PICTURES if kind in row.parts), None)  # as open_clip takes one
     if found is None:
-        raise BadRow(f"the row has no picture ({_there(row)})")
+        raise BadRow(f"the row has no picture ({parts_there(row)})")
     return StoredPicture(found, row.parts[found])
 
 
@@ -88,7 +96,7 @@ def texts_of(row: Row, field: str | None = None) -> list[str]:
     Raises:
         BadRow: there is none where it should be, it is not text, or empty.
     """
-    texts = [_text(row, "txt", "a caption")] if field is None else _json_texts(row, field)
+    texts = [text_of(row, "txt", "a caption")] if field is None else _json_texts(row, field)
     if not texts or not all(text.strip() for text in texts):
         raise BadRow("the caption is empty")
     return texts
@@ -119,7 +127,7 @@ def exposures_of(row: Row) -> tuple[StoredPicture, ...]:
             raise BadRow(f"the row has two exposures {number}: {found[number]} and {part}")
         found[number] = part
     if len(found) < 2 or max(found) >= len(found):
-        raise BadRow(f"the row has no exposures 0.*, 1.* and so on, two or more without a hole ({_there(row)})")
+        raise BadRow(f"the row has no exposures 0.*, 1.* and so on, two or more without a hole ({parts_there(row)})")
     return tuple(StoredPicture(found[number], row.parts[found[number]]) for number in sorted(found))
 
 
@@ -152,14 +160,16 @@ def grounding_of(row: Row) -> Grounding:
             empty or not inside the caption.
     """
     picture = image_of(row)
-    given = _json(row, "caption, boxes and spans")
-    caption, boxes, spans = _caption(given), given.get("boxes"), given.get("spans")
+    given = json_of(row, "caption, boxes and spans")
+    caption, boxes, spans = caption_of(given), given.get("boxes"), given.get("spans")
     if not isinstance(boxes, list) or not isinstance(spans, list) or len(boxes) != len(spans):
-        raise BadRow(f"the .json needs boxes, and one list of spans for each: it has {_short(boxes)}, {_short(spans)}")
+        raise BadRow(
+            f"the .json needs boxes, and one list of spans for each: it has {shortened(boxes)}, {shortened(spans)}"
+        )
     height, width = picture.size()
     for number, box in enumerate(boxes):
         _check_box(number, box, height, width)
-    checked = tuple(_checked_spans(number, several, len(caption)) for number, several in enumerate(spans))
+    checked = tuple(checked_spans(number, several, len(caption)) for number, several in enumerate(spans))
     return Grounding(picture, caption, np.array(boxes, np.float64).reshape(-1, 4), checked)
 
 
@@ -191,28 +201,16 @@ def boxes_of(row: Row) -> Grounding | Detection:
         BadRow: something is missing, a box is not four finite numbers, a span is empty or not inside the caption, or a
             label has no class.
     """
-    given = _json(row, "caption, boxes and spans, or classes, boxes and labels")
-    detection = "classes" in given
-    tied = given.get("labels" if detection else "spans")
-    boxes = given.get("boxes")
-    if not isinstance(boxes, list) or not isinstance(tied, list) or len(boxes) != len(tied):
-        what = "label" if detection else "list of spans"
-        raise BadRow(f"the .json needs boxes, and one {what} for each: it has {_short(boxes)}, {_short(tied)}")
+    given = json_of(row, "caption, boxes and spans, or classes, boxes and labels")
+    check_annotations(given)
     picture = image_of(row)
     height, width = picture.size()
-    for number, box in enumerate(boxes):
-        _check_numbers(number, box)
-    cut = np.array(boxes, np.float64).reshape(-1, 4).clip(0, [width, height, width, height])
+    cut = np.array(given["boxes"], np.float64).reshape(-1, 4).clip(0, [width, height, width, height])
     kept = np.flatnonzero(np.all(cut[:, 2:] > cut[:, :2], axis=1)).tolist()
-    if not detection:
-        caption = _caption(given)
-        spans = [_checked_spans(number, several, len(caption)) for number, several in enumerate(tied)]
-        return Grounding(picture, caption, cut[kept], tuple(spans[one] for one in kept))
-    classes = _class_names(row)
-    wrong = next((label for label in tied if type(label) is not int or not 0 <= label < len(classes)), None)
-    if wrong is not None:
-        raise BadRow(f"a box has the label {_short(wrong)}, and there are {len(classes)} names from 0")
-    return Detection(picture, classes, cut[kept], tuple(tied[one] for one in kept))
+    if "classes" in given:
+        return Detection(picture, tuple(given["classes"]), cut[kept], tuple(given["labels"][one] for one in kept))
+    spans = [tuple((start, end) for start, end in several) for several in given["spans"]]
+    return Grounding(picture, given["caption"], cut[kept], tuple(spans[one] for one in kept))
 
 
 @dataclass(frozen=True)
@@ -238,7 +236,7 @@ def segmentation_of(row: Row) -> Segmentation:
     """
     picture = image_of(row)
     if "seg.png" not in row.parts:
-        raise BadRow(f"the row has no seg.png ({_there(row)})")
+        raise BadRow(f"the row has no seg.png ({parts_there(row)})")
     classes = _class_names(row)
     stored = StoredPicture("seg.png", row.parts["seg.png"])
     numbers = stored.decoded(decode_class_numbers)
@@ -273,7 +271,7 @@ def _image_text(row: Row) -> None:
 
 
 def _grounding(row: Row) -> None:
-    if "classes" in _json(row, "caption, boxes and spans"):
+    if "classes" in json_of(row, "caption, boxes and spans"):
         boxes_of(row)
     else:
         grounding_of(row)
@@ -293,38 +291,14 @@ def _picture(row: Row, role: str) -> StoredPicture:
     """The only picture of a role."""
     found = [name for kind in PICTURES if (name := f"{role}.{kind}") in row.parts]
     if not found:
-        raise BadRow(f"the row has no picture {role}.* ({_there(row)})")
+        raise BadRow(f"the row has no picture {role}.* ({parts_there(row)})")
     if len(found) > 1:
         raise BadRow(f"the row has {len(found)} pictures {role}.*, {' and '.join(found)}, and one is looked for")
     return StoredPicture(found[0], row.parts[found[0]])
 
 
-def _there(row: Row) -> str:
-    return f"it has {', '.join(sorted(row.parts)) or 'nothing'}"
-
-
-def _text(row: Row, part: str, what: str) -> str:
-    if part not in row.parts:
-        raise BadRow(f"the row has no .{part} with {what} ({_there(row)})")
-    try:
-        return row.parts[part].decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadRow(f"the text in .{part} is not UTF-8") from None
-
-
-def _json(row: Row, what: str) -> dict[str, Any]:
-    text = _text(row, "json", what)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # thousands of brackets
-        raise BadRow("the .json cannot be read") from None
-    if not isinstance(value, dict):
-        raise BadRow(f"the .json is no object, but {_short(value)}")
-    return value
-
-
 def _json_texts(row: Row, field: str) -> list[str]:
-    given = _json(row, "a caption")
+    given = json_of(row, "a caption")
     if field not in given:
         raise BadRow(f"the .json has no field {field!r}")
     texts = given[field] if isinstance(given[field], list) else [given[field]]
@@ -333,57 +307,19 @@ def _json_texts(row: Row, field: str) -> list[str]:
     return texts
 
 
-def _caption(given: dict[str, Any]) -> str:
-    caption = given.get("caption")
-    if not isinstance(caption, str) or not caption.strip():
-        raise BadRow(f"the field 'caption' in .json is no text, but {_short(caption)}")
-    return caption
-
-
-def _check_numbers(number: int, box: Any) -> None:
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
-        raise BadRow(f"box {number} is {_short(box)}, not four finite numbers")
-
-
 def _check_box(number: int, box: Any, height: int, width: int) -> None:
-    _check_numbers(number, box)
+    check_numbers(number, box)
     left, top, right, bottom = box
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise BadRow(
-            f"box {number} is {_short(box)}: left, top, right, bottom of something inside the picture of {width} x "
+            f"box {number} is {shortened(box)}: left, top, right, bottom of something inside the picture of {width} x "
             f"{height} pixels"
         )
 
 
-def _checked_spans(number: int, spans: Any, length: int) -> tuple[tuple[int, int], ...]:
-    wrong = BadRow(f"the spans of box {number} are {_short(spans)}: one or more [start, end) in {length} characters")
-    if not isinstance(spans, list) or not spans:
-        raise wrong
-    for span in spans:
-        if not isinstance(span, list) or len(span) != 2 or not all(type(value) is int for value in span):
-            raise wrong
-        if not 0 <= span[0] < span[1] <= length:
-            raise wrong
-    return tuple((start, end) for start, end in spans)
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and -math.inf < value < math.inf
-
-
 def _class_names(row: Row) -> tuple[str, ...]:
-    given = _json(row, "names of classes").get("classes") if "json" in row.parts else None
+    given = json_of(row, "names of classes").get("classes") if "json" in row.parts else None
     if given is None:
-        lines = _text(row, "txt", "names of classes, nor a .json with the field 'classes'").rstrip().split("\n")
+        lines = text_of(row, "txt", "names of classes, nor a .json with the field 'classes'").rstrip().split("\n")
         given = [line.strip() for line in lines]
-    if not isinstance(given, list) or not all(isinstance(name, str) and name.strip() for name in given) or not given:
-        raise BadRow(f"the names of classes are {_short(given)}: one or more texts, none of them empty")
-    if len(set(given)) < len(given):
-        double = next(name for name in given if given.count(name) > 1)
-        raise BadRow(f"the class {double[:_SHOWN]!r} is named twice")
-    return tuple(given)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return checked_names(given)

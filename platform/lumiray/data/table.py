@@ -56,8 +56,8 @@ def table_rows(source: str) -> Iterator[Listed]:
         "tsv": _separated,
         "txt": _separated,
         "parquet": _parquet,
-        "jsonl": _json_lines,
-        "ndjson": _json_lines,
+        "jsonl": json_lines,
+        "ndjson": json_lines,
     }
     if not storage.exists(source):
         raise UserError(f"There is no table or folder {without_secrets(source)}. Check the path.")
@@ -126,7 +126,12 @@ def _separated(source: str) -> Iterator[dict[str, Any]]:
             raise UserError(f"{without_secrets(source)} cannot be read as UTF-8 text of columns: {error}.") from None
 
 
-def _json_lines(source: str) -> Iterator[dict[str, Any]]:
+def json_lines(source: str) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one on each line; empty lines are left out.
+
+    Raises:
+        UserError: a line is no object.
+    """
     with storage.open_url(source, "r") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():

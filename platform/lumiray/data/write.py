@@ -21,6 +21,7 @@ from lumiray.data.cut import cut
 from lumiray.data.header import BLOCK, padded
 from lumiray.data.manifest import Manifest, WrittenShard, read_manifest, write_manifest
 from lumiray.data.shard_file import ShardFile, Written, staged
+from lumiray.data.table import Listed
 from lumiray.data.unfinished import claim, refuse_taken, release, write_planned
 from lumiray.errors import RunFailure, UserError
 from lumiray.storage import without_secrets
@@ -29,7 +30,7 @@ __all__ = ["Manifest", "WrittenShard", "make_shards", "read_manifest", "write_sh
 
 
 def make_shards(
-    source: str,
+    source: str | Iterable[Listed],
     output: str,
     *,
     rows_per_shard: int = 10000,
@@ -44,7 +45,7 @@ def make_shards(
 
     Args:
         source: .csv, .tsv, .parquet, .jsonl (`table.table_rows`), or a folder of pictures with texts or of pairs
-            (`folder.folder_rows`).
+            (`folder.folder_rows`); or rows as another reader lists them (`annotations.annotated_rows`).
         output: folder, local or s3://, without shards of another making.
         rows_per_shard, max_bytes: a shard is closed at whichever comes first.
         skip_missing: leave out rows without picture, partner or caption and count them; else they are an error, and
@@ -64,7 +65,8 @@ def make_shards(
     with tempfile.TemporaryFile() as plans:  # together they may be larger than the memory
         wanted: dict[str, str] = {}
         skipped = 0
-        for plan in cut(storage.absolute(source), rows_per_shard, max_bytes, skip_missing, captions):
+        rows = storage.absolute(source) if isinstance(source, str) else source
+        for plan in cut(rows, rows_per_shard, max_bytes, skip_missing, captions):
             pickle.dump(plan, plans)
             wanted[plan.name] = plan.digest
             skipped += plan.skipped

@@ -1,0 +1,185 @@
+"""Files of boxes that people have, as rows of pictures with their `.json` (`records.boxes_of`).
+
+    coco    one JSON object: `images`, `annotations` with `bbox` [x, y, width, height], `categories`; where images carry
+            a `caption` and annotations `tokens_positive`, the phrase-grounding files of MDETR and GLIP
+    odvg    a JSON object per line with `filename` and either `detection` (instances with `bbox` [left, top, right,
+            bottom], `label` and `category`) or `grounding` (`caption`, and regions with `bbox` and `phrase`), as
+            open-set detectors read them
+    flickr  a folder, as Flickr30k Entities comes (`flickr_entities`)
+
+All is checked before anything is written but what only the picture tells: boxes that reach over its edge are cut to it
+by who reads the row.  A file of COCO's form is read whole, which takes about ten times its size in memory; lines are
+read one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lumiray import storage
+from lumiray.data.flickr_entities import entity_rows
+from lumiray.data.row_texts import check_annotations
+from lumiray.data.table import Listed, json_lines
+from lumiray.errors import UserError
+from lumiray.storage import without_secrets
+from lumiray.system import BadRow
+
+
+def annotated_rows(source: str, form: str, pictures: str | None = None) -> Iterator[Listed]:
+    """Rows of a file of boxes, in its order; pictures without boxes are rows, too, for detectors are tested on them.
+
+    Args:
+        source: the file, or the folder of the form flickr; local or s3://.
+        form: a key of `FORMS`.
+        pictures: folder that the names of pictures are relative to; the source's own if None.
+
+    Raises:
+        UserError: the file is not there or not of this form, or a picture's boxes are wrong (which, and what it is).
+    """
+    source = storage.absolute(source)
+    if form != FOLDER and not storage.exists(source):
+        raise UserError(f"There is no file {without_secrets(source)}. Check the path.")
+    own = source if form == FOLDER else storage.parent(source)
+    folder = storage.absolute(pictures) if pictures is not None else own
+    for where, name, given in FORMS[form](source):
+        try:
+            check_annotations(given)
+        except BadRow as error:
+            raise UserError(f"{where}: {error}. Mend it in the file.") from None
+        url = name if "://" in name or os.path.isabs(name) else storage.join(folder, name)
+        yield Listed(where, {"": url}, more=given)
+
+
+_Rows = Iterator[tuple[str, str, dict[str, Any]]]
+"""Where a row stands, its picture's name, its `.json`."""
+
+
+def _coco(source: str) -> _Rows:
+    whole = _object(source)
+    name = storage.base_name(source)
+    images, categories = _table(whole, "images", name), _table(whole, "categories", name)
+    places = {number: place for place, number in enumerate(sorted(categories))}  # as the published code counts them
+    classes = [_field(categories[number], "name", f"{name}, category {number}") for number in places]
+    boxes: dict[Any, list[dict[str, Any]]] = {}
+    for number, one in _table(whole, "annotations", name).items():
+        where = f"{name}, annotation {number}"
+        if (image := _field(one, "image_id", where)) not in images:
+            raise UserError(f"{where} belongs to the picture {image!r}, and `images` has none of this id.")
+        if not one.get("iscrowd"):  # a region, not a thing: published recipes leave it out
+            boxes.setdefault(image, []).append(one)
+    for number, image in images.items():
+        where = f"{name}, picture {number}"
+        own = boxes.get(number, [])
+        given: dict[str, Any] = {"image_id": number, "boxes": [_corners(one.get("bbox")) for one in own]}
+        if "caption" in image:
+            given |= {"caption": image["caption"], "spans": [one.get("tokens_positive") for one in own]}
+        else:
+            given |= {"classes": classes, "labels": [places.get(one.get("category_id")) for one in own]}
+        yield where, _field(image, "file_name", where), given
+
+
+def _odvg(source: str) -> _Rows:
+    classes = _classes_of_lines(source)
+    places = {number: place for place, number in enumerate(classes)}
+    for where, line in _lines(source):
+        given: dict[str, Any]
+        if "grounding" in line:
+            caption = _field(line["grounding"], "caption", where)
+            given = {"caption": caption, "boxes": [], "spans": []}
+            for region in _list(line["grounding"], "regions", where):
+                spans = region.get("tokens_positive") or [_span(caption, _phrase(region, where), where)]
+                box = _field(region, "bbox", where)
+                several = box if isinstance(box, list) and box and isinstance(box[0], list) else [box]
+                given["boxes"] += several
+                given["spans"] += [spans] * len(several)
+        else:
+            own = _list(line["detection"], "instances", where)
+            given = {
+                "classes": list(classes.values()),
+                "boxes": [one.get("bbox") for one in own],
+                "labels": [places[one["label"]] for one in own],
+            }
+        yield where, _field(line, "filename", where), given
+
+
+FOLDER = "flickr"
+FORMS: dict[str, Callable[[str], _Rows]] = {"coco": _coco, "odvg": _odvg, FOLDER: entity_rows}
+
+
+def _classes_of_lines(source: str) -> dict[int, str]:
+    """Names of the classes in a file by their numbers: those of which there is a box."""
+    found: dict[int, str] = {}
+    for where, line in _lines(source):
+        if "grounding" in line:
+            continue
+        if "detection" not in line:
+            raise UserError(f"{where} has neither `detection` nor `grounding`: it is no line of the form odvg.")
+        for one in _list(line["detection"], "instances", where):
+            label, name = _field(one, "label", where), _field(one, "category", where)
+            if type(label) is not int or found.setdefault(label, name) != name:
+                raise UserError(f"{where}: the label {label!r} is {name!r} here and {found.get(label)!r} before.")
+    return dict(sorted(found.items()))
+
+
+def _lines(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(json_lines(source), start=1):
+        yield f"{storage.base_name(source)}, row {number}", line
+
+
+def _phrase(region: dict[str, Any], where: str) -> str:
+    phrase = _field(region, "phrase", where)
+    return str(phrase[0] if isinstance(phrase, list) and phrase else phrase)
+
+
+def _span(caption: str, phrase: str, where: str) -> list[int]:
+    start = caption.lower().find(phrase.lower()) if phrase else -1
+    if start < 0:
+        raise UserError(f"{where}: the phrase {phrase!r} is not in the caption {caption[:80]!r}.")
+    return [start, start + len(phrase)]
+
+
+def _corners(box: Any) -> Any:
+    """Left, top, right, bottom of left, top, width, height; what is no box stays, for the check to name it."""
+    if not isinstance(box, list) or len(box) != 4 or not all(type(one) in (int, float) for one in box):
+        return box
+    left, top, width, height = box
+    return [left, top, left + width, top + height]
+
+
+def _object(source: str) -> dict[str, Any]:
+    try:
+        found = json.loads(storage.read_bytes(source))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{without_secrets(source)} is no JSON object, as the form coco is one; lines are --format odvg."
+        )
+    return found
+
+
+def _table(whole: dict[str, Any], table: str, name: str) -> dict[Any, dict[str, Any]]:
+    """Objects of a list by their ids."""
+    found: dict[Any, dict[str, Any]] = {}
+    for one in _list(whole, table, name):
+        number = _field(one, "id", f"{name}, `{table}`")
+        if number in found:
+            raise UserError(f"{name}: two of `{table}` have the id {number!r}.")
+        found[number] = one
+    return found
+
+
+def _list(given: Any, name: str, where: str) -> list[dict[str, Any]]:
+    found = _field(given, name, where)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise UserError(f"{where}: {name!r} is no list of objects.")
+    return found
+
+
+def _field(given: Any, name: str, where: str) -> Any:
+    if not isinstance(given, dict) or name not in given:
+        raise UserError(f"{where}: the field {name!r} is missing.")
+    return given[name]
