@@ -103,22 +103,29 @@ class RecordedRun:
         Args:
             workers: with which the run goes on where its driver is killed.
         """
-        newest = self.wait_for(step)
-        if newest is None:
-            return False
-        assert self.job is not None
-        number = {
-            WORKER: newest["process"],
-            DRIVER: self.job.pid,
-            DECODER: newest["decoders"][-1],
-            PIPELINE: next(iter(self._pipelines(newest["process"])), newest["process"]),
-        }[victim]
-        os.kill(number, signal.SIGKILL)
-        self.kills.append({"victim": victim, "step": newest["step"], "workers": workers})
+        while (newest := self.wait_for(step)) is not None:
+            try:
+                os.kill(self._process(victim, newest), signal.SIGKILL)
+            except (ProcessLookupError, psutil.NoSuchProcess):  # it has ended by itself, as decoders do
+                time.sleep(0.05)
+                continue
+            self.kills.append({"victim": victim, "step": newest["step"], "workers": workers})
+            if victim == DRIVER:
+                assert self.job is not None
+                self.job.wait()
+                self.start(workers)
+            return True
+        return False
+
+    def _process(self, victim: str, newest: dict[str, Any]) -> int:
+        """The process of a victim, as a micro-batch tells."""
         if victim == DRIVER:
-            self.job.wait()
-            self.start(workers)
-        return True
+            assert self.job is not None
+            return self.job.pid
+        if victim == DECODER:
+            return int(newest["decoders"][-1])
+        pipelines = self._pipelines(newest["process"]) if victim == PIPELINE else iter(())
+        return next(pipelines, int(newest["process"]))
 
     def _pipelines(self, worker: int) -> Iterator[int]:
         """Processes of pipelines on the node of a worker."""
