@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import signal
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.conftest import ROOT, start_job
+
+from lumiray.data.annotations import annotated_rows
+from lumiray.data.write import make_shards
 
 sys.path.insert(0, str(ROOT / "tests" / "zoo"))
 
@@ -20,24 +21,34 @@ JOB = "glip_pretrain.py"
 STEPS = 8
 
 
-def write_shard(path: Path, rows: int, seed: int, sizes: tuple[tuple[int, int], ...]) -> Path:
-    """Squares of several sizes as grounding rows, or as rows of classes where they are evaluated."""
+def shards_of_squares(folder: Path, rows: int, seed: int, sizes: tuple[tuple[int, int], ...], captions: bool) -> Path:
+    """Squares of several sizes by way of a file of COCO's form, with captions or, as they are evaluated, classes."""
     from glip_squares import COLOURS, png, squares
 
-    path.parent.mkdir(parents=True)
+    folder.mkdir()
     draw = np.random.default_rng(seed)
-    with tarfile.open(path, "w") as tar:
-        for number in range(rows):
-            picture, told = squares(draw, *sizes[number % len(sizes)])
-            if path.parent.name == "held-out":
-                classes = list(COLOURS)
-                labels = [classes.index(name) for name in told["caption"].split(". ")]
-                told = {"classes": classes, "boxes": told["boxes"], "labels": labels}
-            for part, data in (("png", png(picture)), ("json", json.dumps(told).encode())):
-                about = tarfile.TarInfo(f"{number:05d}.{part}")
-                about.size = len(data)
-                tar.addfile(about, io.BytesIO(data))
-    return path.parent
+    images, annotations = [], []
+    for number in range(rows):
+        picture, told = squares(draw, *sizes[number % len(sizes)])
+        (folder / f"{number}.png").write_bytes(png(picture))
+        images.append({"id": number, "file_name": f"{number}.png"} | ({"caption": told["caption"]} if captions else {}))
+        for (left, top, right, bottom), spans in zip(told["boxes"], told["spans"], strict=True):
+            ((start, end),) = spans
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": number,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "category_id": list(COLOURS).index(told["caption"][start:end]),
+                    "tokens_positive": spans,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(COLOURS)]
+    whole = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "boxes.json").write_text(json.dumps(whole))
+    made = str(folder / "shards")
+    make_shards(annotated_rows(str(folder / "boxes.json"), "coco"), made, captions=False)
+    return Path(made)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +68,8 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     sizes = ((64, 64), (64, 96))
     return [
         *system,
-        *("--shards", str(write_shard(base / "train" / "0.tar", 16, 0, sizes))),
-        *("--val-shards", str(write_shard(base / "held-out" / "0.tar", 5, 1, sizes))),
+        *("--shards", str(shards_of_squares(base / "train", 16, 0, sizes, captions=True))),
+        *("--val-shards", str(shards_of_squares(base / "held-out", 5, 1, sizes, captions=False))),
         *("--global-batch-size", "4", "--micro-batch-size", "2", "--steps", str(STEPS), "--warmup", "2"),
         *("--engine.clip-norm", "1", "--log.every", "1", "--checkpoint.every", "2", "--retries", "0"),
     ]
