@@ -8,21 +8,19 @@
     flickr  a folder, as Flickr30k Entities comes (`flickr_entities`)
 
 All is checked before anything is written but what only the picture tells: boxes that reach over its edge are cut to it
-by who reads the row.  A file of COCO's form is read whole, which takes about ten times its size in memory; lines are
-read one at a time.
+by who reads the row.  A file of COCO's form is read whole into memory; lines are read one at a time.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from lumiray import storage
 from lumiray.data.flickr_entities import entity_rows
 from lumiray.data.row_texts import check_annotations
-from lumiray.data.table import Listed, json_lines
+from lumiray.data.table import Listed, json_lines, picture_address
 from lumiray.errors import UserError
 from lumiray.storage import without_secrets
 from lumiray.system import BadRow
@@ -49,8 +47,7 @@ def annotated_rows(source: str, form: str, pictures: str | None = None) -> Itera
             check_annotations(given)
         except BadRow as error:
             raise UserError(f"{where}: {error}. Mend it in the file.") from None
-        url = name if "://" in name or os.path.isabs(name) else storage.join(folder, name)
-        yield Listed(where, {"": url}, more=given)
+        yield Listed(where, {"": picture_address(str(name), folder, where)}, more=given)
 
 
 _Rows = Iterator[tuple[str, str, dict[str, Any]]]
@@ -82,8 +79,8 @@ def _coco(source: str) -> _Rows:
 
 
 def _odvg(source: str) -> _Rows:
-    classes = _classes_of_lines(source)
-    places = {number: place for place, number in enumerate(classes)}
+    names = _classes_of_lines(source)
+    places, classes = {number: place for place, number in enumerate(names)}, list(names.values())
     for where, line in _lines(source):
         given: dict[str, Any]
         if "grounding" in line:
@@ -98,7 +95,7 @@ def _odvg(source: str) -> _Rows:
         else:
             own = _list(line["detection"], "instances", where)
             given = {
-                "classes": list(classes.values()),
+                "classes": classes,
                 "boxes": [one.get("bbox") for one in own],
                 "labels": [places[one["label"]] for one in own],
             }

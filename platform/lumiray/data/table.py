@@ -78,16 +78,27 @@ def table_rows(source: str) -> Iterator[Listed]:
 
 def _row(values: Mapping[str, Any], columns: tuple[str, str], folder: str, where: str) -> Listed:
     picture, caption = values.get(columns[0]), values.get(columns[1])
-    address = "" if picture is None else str(picture)
-    if address.startswith(("http://", "https://")):
-        raise UserError(
-            f"{where}: {without_secrets(address)[:200]} lies on the web, and nothing is fetched from there. Fetch the "
-            "pictures first (img2dataset writes shards at once), or give paths."
-        )
-    if address and "://" not in address and not os.path.isabs(address):
-        address = storage.join(folder, address)
+    address = "" if picture is None else picture_address(str(picture), folder, where)
     more = {name: value for name, value in values.items() if name not in columns and name is not None}
     return Listed(where, {"": address}, None if caption is None else str(caption), more)
+
+
+def picture_address(name: str, folder: str, where: str) -> str:
+    """Where a picture lies that a row names; a path that is relative is so to the folder.
+
+    Args:
+        name: a path or an address; nothing where the row names none.
+        where: the row, for messages.
+
+    Raises:
+        UserError: it lies on the web.
+    """
+    if name.startswith(("http://", "https://")):
+        raise UserError(
+            f"{where}: {without_secrets(name)[:200]} lies on the web, and nothing is fetched from there. Fetch the "
+            "pictures first (img2dataset writes shards at once), or give paths."
+        )
+    return name if not name or "://" in name or os.path.isabs(name) else storage.join(folder, name)
 
 
 def _columns(names: list[str], source: str) -> tuple[str, str]:
