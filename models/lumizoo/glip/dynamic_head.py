@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
-TAPS = 9  # of a 3 x 3 kernel
+from lumizoo.glip.deformable import TAPS, deformable_conv
+
 UPPER, OWN, LOWER = 0, 1, 2  # branches, in the order of the checkpoints
 REDUCTION = 4  # of the layer that steers the dynamic ReLU
 
@@ -35,7 +35,7 @@ class ModulatedConv(nn.Module):
             factor: fp32 `(B, 9, h, w)` in [0, 1].
         """
         weight, bias = self.weight.float(), self.bias.float()
-        return deform_conv2d(level.float(), offset, weight, bias, self.stride, padding=1, mask=factor)
+        return deformable_conv(level.float(), offset, factor, weight, bias, self.stride)
 
 
 class Branch(nn.Module):
