@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import signal
-import subprocess
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +131,9 @@ def test_processes_of_a_host_take_each_shard_once_together(
     shards = whole(urls, tmp_path / "cache")
     journal = tmp_path / "journal"
     watch = (
-        "from lumiray import storage; ranges = storage.s3_ranges; log = open({!r}, 'a', buffering=1);"
-        "storage.s3_ranges = lambda asked: [log.write(f'{{one[0]}} {{one[1]}}\\n') for one in asked] and ranges(asked)"
-    ).format(str(journal))
+        f"from lumiray import storage; ranges = storage.s3_ranges; log = open({str(journal)!r}, 'a', buffering=1);"
+        "storage.s3_ranges = lambda asked: [log.write(f'{one[0]} {one[1]}\\n') for one in asked] and ranges(asked)"
+    )
     processes = [start(READING.format(before=watch), shards) for _ in range(4)]
     printed = [process.communicate()[0].decode().strip() for process in processes]
     expected = digest(ShardSet.open(urls, index_folder=str(tmp_path / "apart")).read(np.arange(370)))
