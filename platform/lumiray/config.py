@@ -20,10 +20,12 @@ from lumiray.sources import counting_source, training_sources
 class DataConfig:
     """How rows are read, shuffled and decoded."""
 
+    read: Literal["slice", "shard"] = "slice"
+    """What is shuffled over the epoch and read as one: slices (range reads, needs an index), or whole shards."""
     slice_rows: int = 16
     """Neighbouring rows that are read together: longer slices cost fewer range reads and shuffle less."""
     group_rows: int = 4096
-    """Rows shuffled among each other, once slices are shuffled over the epoch; a multiple of --data.slice-rows."""
+    """Rows shuffled among each other, once slices or shards are shuffled; a multiple of --data.slice-rows."""
     decoders: int = 0
     """Decoding processes per worker; 0 takes what the cluster has free."""
     bad_rows: Literal["skip", "fail"] = "skip"
@@ -270,7 +272,9 @@ def _check_pairs(run: RunConfig) -> None:
     data, optimizer, engine = run.data, run.optimizer, run.engine
     if run.zero is not None and engine.deepspeed:
         raise UserError("--zero and --engine.deepspeed both set the ZeRO stage; leave one out.")
-    if data.group_rows % data.slice_rows:
+    if data.read == "shard" and data.slice_rows != DataConfig.slice_rows:
+        raise UserError("--data.slice-rows does nothing with --data.read shard, which has no slices: leave it out.")
+    if data.read == "slice" and data.group_rows % data.slice_rows:
         raise UserError(
             f"--data.group-rows {data.group_rows} is not a multiple of --data.slice-rows {data.slice_rows}: a group "
             "is a whole number of slices."

@@ -107,6 +107,24 @@ class Catalog:
         Raises:
             UserError: a shard has changed since it was indexed, and the index is not ours alone to rebuild.
         """
+        known, home = self._unchanged(shards, rebuild)
+        names = [storage.base_name(shard.url) for shard in shards]
+        todo = [shard for name, shard in zip(names, shards, strict=True) if name not in known]
+        if todo:
+            home = self._writable(known, home)
+            for entry in scan_map(partial(index_shard, folder=home, with_keys=with_keys), todo):
+                known[entry.name] = entry
+            put_summary(home, known)
+        return [known[name] for name in names]
+
+    def counts(self, shards: Sequence[Listed], rebuild: bool) -> dict[str, int]:
+        """Rows of those of these shards that are indexed, by address; raises as `up_to_date`."""
+        known, _ = self._unchanged(shards, rebuild)
+        names = {shard.url: storage.base_name(shard.url) for shard in shards}
+        return {url: known[name].rows for url, name in names.items() if name in known}
+
+    def _unchanged(self, shards: Sequence[Listed], rebuild: bool) -> tuple[dict[str, Known], str | None]:
+        """What the summary says of shards, without these of them that have changed, and the folder of the summary."""
         known, home = self._summary()
         names = [storage.base_name(shard.url) for shard in shards]
         changed = [shard for name, shard in zip(names, shards, strict=True) if _is_changed(shard, known.get(name))]
@@ -118,14 +136,8 @@ class Catalog:
                 f"{first.mark}; now {now}), and {len(changed) - 1} others with it. If that is meant, remove "
                 f"{without_secrets(home or self.beside)}, and the index is made again; the run's order will be another."
             )
-        valid = known.keys() - {storage.base_name(shard.url) for shard in changed}
-        todo = [shard for name, shard in zip(names, shards, strict=True) if name not in valid]
-        if todo:
-            home = self._writable(known, home)
-            for entry in scan_map(partial(index_shard, folder=home, with_keys=with_keys), todo):
-                known[entry.name] = entry
-            put_summary(home, known)
-        return [known[name] for name in names]
+        gone = {storage.base_name(shard.url) for shard in changed}
+        return {name: one for name, one in known.items() if name not in gone}, home
 
     def complaints(self, shards: Sequence[Listed]) -> list[str]:
         """Shards that have changed since they were indexed, one line each."""
@@ -146,16 +158,24 @@ class Catalog:
 
     def rows(self, shard: Listed) -> Rows:
         """Row offsets of a shard: from the index, or by scanning it where no index can be reached from here."""
+        rows = self.indexed_rows(shard)
+        if rows is None:
+            scan = scan_shard(shard.url)
+            rows = Rows(scan.row_offsets, scan.row_lengths)
+            self.keep_rows(shard, rows)
+        return rows
+
+    def indexed_rows(self, shard: Listed) -> Rows | None:
+        """Row offsets of a shard from the index; None where it is in none that can be reached from here."""
         for folder in self.folders:
-            try:
+            with suppress(storage.NotThere, storage.NoAccess):
                 return _read_rows(folder, shard)
-            except (storage.NotThere, storage.NoAccess):
-                continue
-        scan = scan_shard(shard.url)
-        rows = Rows(scan.row_offsets, scan.row_lengths)
+        return None
+
+    def keep_rows(self, shard: Listed, rows: Rows) -> None:
+        """Put the row offsets of a shard that was scanned where this user's processes find them."""
         with suppress(OSError, UserError):  # a full or read-only disk costs time here, it does not stop a run
             _write_rows(self.apart, shard, rows)
-        return rows
 
     def keys(self, shard: Listed) -> list[str]:
         """Keys of a shard's rows in its order: from the index, or by scanning it, which is then kept."""

@@ -20,6 +20,7 @@ from lumiray.data.entries import EVALUATE, Entry, StreamSpec, planned_rows
 from lumiray.data.index import ShardSet
 from lumiray.data.plan import Planned
 from lumiray.data.randomness import row_generator
+from lumiray.data.shard_order import ShardOrder
 from lumiray.errors import RunFailure
 from lumiray.registry import system as make_system
 from lumiray.system import BadRow, Row, stage_named
@@ -125,7 +126,7 @@ class Decoder:
                             "shard, or let such rows be replaced and logged with --data.bad-rows skip."
                         ) from None
                     bad.append(where | {"position": position})
-                draw = Draw(source, self.substitute(source, epoch, position, attempt), epoch, attempt + 1)
+                draw = Draw(source, self.substitute(source, epoch, ordinal, position, attempt), epoch, attempt + 1)
                 row = self.read(source, np.array([draw.ordinal]))[0]
         return Block(entry, self.system.collate(prepared), bad)
 
@@ -159,10 +160,17 @@ class Decoder:
         known = replace(row, identity=draw.ordinal * len(self.spec.sources) + draw.source)
         return self.system.prepare(self.stage, known, chance)
 
-    def substitute(self, source: int, epoch: int, position: int, attempt: int) -> int:
-        """Another row of the same source, decided by (seed, epoch, position, attempt) alone."""
+    def substitute(self, source: int, epoch: int, ordinal: int, position: int, attempt: int) -> int:
+        """Another row of the same source, decided by (seed, epoch, position, attempt) alone.
+
+        Where whole shards are read it is one that is near in the epoch's order: no shard is taken for a single row.
+        """
         name = self.spec.plan.sources[source].name
         chance = row_generator(self.spec.seed, epoch, name, "substitute", position, attempt)
+        order = self.spec.plan.orders[source]
+        if isinstance(order, ShardOrder):
+            place = int(chance.integers(*order.near(epoch, ordinal)))
+            return int(order.rows_at(epoch, place, place + 1)[0])
         return int(chance.integers(0, self.shards(source).num_rows))
 
     def evaluation(self, entry: Entry, prepare: Prepare) -> Block:

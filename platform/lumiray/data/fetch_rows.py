@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,12 +19,14 @@ from lumiray import storage
 from lumiray.data.catalog import Rows
 from lumiray.data.slice_cache import SliceCache, name_of
 from lumiray.data.tar import MAX_ROW_BYTES
+from lumiray.errors import UserError
 
 SLICE_ROWS = 16
 LONGEST_SLICE = 64 << 20
 _GAP, _GAP_S3 = 32 << 10, 256 << 10  # bytes that are read along rather than asked for around, with a second request
 _LONGEST_READ = 16 << 20
 _PORTION, _PORTION_BYTES = 64, 128 << 20  # slices that are fetched and in memory at once
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,8 @@ def fetched(spans: Sequence[Span], cache: SliceCache | None, anew: bool) -> Iter
     for span, data in zip(plain, _from_store(plain), strict=True):
         yield span, data, False
     named = [span for span in spans if span.name is not None]
-    # the processes of a host come to a group's slices at about the same time: beginning at different ones, each
-    # fetches a part of them and finds the others on the disk
-    begin = random.randrange(len(named)) if named else 0
     missing: list[Span] = []
-    for span in named[begin:] + named[:begin]:
+    for span in in_any_turn(named):
         known = None if anew or cache is None else cache.read(str(span.name), span.length)
         if known is not None:
             yield span, known, False
@@ -130,6 +130,30 @@ def fetched(spans: Sequence[Span], cache: SliceCache | None, anew: bool) -> Iter
             yield from _new(missing)
             missing = []
     yield from _new(missing)
+
+
+def in_any_turn(things: Sequence[_T]) -> list[_T]:
+    """The same, from any place on and then round.
+
+    The processes of a host come to a group's slices and shards at about the same time: beginning at different ones,
+    each fetches a part of them and finds the others on the disk.
+    """
+    begin = random.randrange(len(things)) if things else 0
+    return [*things[begin:], *things[:begin]]
+
+
+def refuse_changed(shard: Shard) -> None:
+    """Stop where a shard is not the one that was listed any more.
+
+    Raises:
+        UserError: names it, with its size then and now.
+    """
+    now = storage.entry(shard.url)
+    if (now.size, now.mark) != (shard.size, shard.mark):
+        raise UserError(
+            f"Shard {storage.without_secrets(shard.url)} was changed while the run was reading it "
+            f"({shard.size} bytes before, {now.size} now). Put the old file back, or start anew."
+        )
 
 
 def _new(missing: list[Span]) -> Iterator[tuple[Span, bytes, bool]]:

@@ -25,12 +25,14 @@ import numpy as np
 
 from lumiray import storage
 from lumiray.data.catalog import Catalog, Known, Rows
-from lumiray.data.fetch_rows import Shard, Span, fetched, near, slice_bounds, slices
+from lumiray.data.counts import INDEX, Told, refuse_count, told_counts
+from lumiray.data.fetch_rows import Shard, Span, fetched, in_any_turn, near, refuse_changed, slice_bounds, slices
 from lumiray.data.filter import Filter
 from lumiray.data.listing import Listed, look_up
 from lumiray.data.slice_cache import SliceCache
 from lumiray.data.survivors import Kept, Sieve, Survivors, tabled_shards
 from lumiray.data.tar import MAX_ROW_BYTES, read_row
+from lumiray.data.whole_shards import bring, num_requests, rows_of
 from lumiray.errors import UserError
 from lumiray.storage import without_secrets
 from lumiray.system import BadRow, Row
@@ -45,6 +47,7 @@ class ShardSet:
         rows_per_shard: int64, shape (shards,); with a filter, of those that survive it.
         stored_per_shard: rows in the archives, in any case.
         survivors: what a filter leaves; None without one.
+        told_by: where shards are read whole, what said the rows of each (`counts`), int8 (shards,); else None.
         cache: where rows of shards on S3 are kept on this host; None without one.
         folders, folder_of, names: address of shard i = folders[folder_of[i]] + "/" + names[i].
         sizes: bytes per shard, int64.
@@ -58,6 +61,7 @@ class ShardSet:
         index_folder: str | None,
         survivors: Survivors | None = None,
         cache: SliceCache | None = None,
+        told_by: np.ndarray | None = None,
     ) -> None:
         folders = [storage.parent(each.url) for each in listed]
         self.folders = tuple(dict.fromkeys(folders))
@@ -70,7 +74,7 @@ class ShardSet:
         self.stored_per_shard = np.asarray(rows_per_shard, dtype=np.int64)
         self.rows_per_shard = self.stored_per_shard if survivors is None else survivors.rows
         self.survivors = survivors
-        self.index_folder, self.cache = index_folder, cache
+        self.index_folder, self.cache, self.told_by = index_folder, cache, told_by
         self.digest = self._digest(digests)
         self._offsets: OrderedDict[int, Rows] = OrderedDict()
 
@@ -83,6 +87,7 @@ class ShardSet:
         digest: str | None = None,
         keep: Filter | None = None,
         cache: SliceCache | None = None,
+        whole: bool = False,
     ) -> ShardSet:
         """Find the rows of all shards, indexing those that have no index yet.
 
@@ -94,6 +99,8 @@ class ShardSet:
             digest: digest that an earlier run stored; anything else is refused, and nothing is rebuilt.
             keep: which rows are numbered, by the tables beside the shards; all rows if not given.
             cache: keeps rows of shards on S3 on the disk of the host that reads them; local shards need none.
+            whole: shards are read whole (`whole_shards`).  Those whose rows something tells (`counts`) are not indexed
+                and not opened before their rows are read; a filter needs the keys of all rows, and so the index.
 
         Raises:
             UserError: no shards, a shard that is missing, unreadable, or changed since it was indexed; a table that
@@ -107,21 +114,28 @@ class ShardSet:
             by_folder.setdefault(storage.parent(each.url), []).append(each)
         tabled = {one.url: one for one in (tabled_shards(listed) if keep is not None else ())}
         known: dict[str, Known] = {}
+        told: Told = {}
         kept: dict[str, Kept] = {}
         for folder, shards in by_folder.items():
             catalog = Catalog(folder, index_folder)
-            found = catalog.up_to_date(shards, scan_map, rebuild=digest is None, with_keys=keep is not None)
-            known.update((shard.url, one) for shard, one in zip(shards, found, strict=True))
+            if whole and keep is None:
+                told |= told_counts(catalog, shards, scan_map, rebuild=digest is None)
+            rest = [shard for shard in shards if shard.url not in told]
+            if rest:
+                found = catalog.up_to_date(rest, scan_map, rebuild=digest is None, with_keys=keep is not None)
+                known.update((shard.url, one) for shard, one in zip(rest, found, strict=True))
             if keep is not None:
                 left = Sieve(catalog, keep).up_to_date([tabled[shard.url] for shard in shards], scan_map)
                 kept.update((shard.url, one) for shard, one in zip(shards, left, strict=True))
-        rows = np.array([known[each.url].rows for each in listed], dtype=np.int64)
-        digests = [known[each.url].digest for each in listed]
+        told |= {url: (one.rows, INDEX) for url, one in known.items()}
+        rows, told_by = np.array([told[each.url] for each in listed], dtype=np.int64).T
+        # the order of whole shards follows from their counts: the run is the same whatever told them
+        digests = ["" if whole else known[each.url].digest for each in listed]
         survivors = None
         if keep is not None:
             survivors = Survivors.of(keep, [kept[each.url] for each in listed])
             digests = [f"{one} {kept[each.url].digest}" for one, each in zip(digests, listed, strict=True)]
-        opened = cls(listed, rows, digests, index_folder, survivors, cache)
+        opened = cls(listed, rows, digests, index_folder, survivors, cache, told_by.astype(np.int8) if whole else None)
         if digest is not None and opened.digest != digest:
             raise UserError(
                 f"The shards are not those that the run began with: their digest is {opened.digest}, not {digest}. "
@@ -143,6 +157,11 @@ class ShardSet:
     def num_rows(self) -> int:
         """Rows of all shards."""
         return int(self.starts[-1])
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Rows of each shard, as the plan of a run over whole shards is made of them; int64, shape (shards,)."""
+        return self.rows_per_shard
 
     @property
     def num_stored(self) -> int:
@@ -203,18 +222,29 @@ class ShardSet:
         ordinals = np.asarray(ordinals, dtype=np.int64)
         unique, places = np.unique(ordinals, return_inverse=True)
         found: dict[int, Row | BadRow] = {}
-        for span, data, is_new in fetched(self._all_spans(unique), self.cache, anew):
+        spans = self._all_spans(unique)
+        if self.told_by is not None and self.cache is not None and not anew:
+            bring(spans, self.cache)
+        for span, data, is_new in fetched(spans, self.cache, anew):
             rows = [_parsed(data, start - span.start, length, ordinal) for ordinal, start, length in span.rows]
             found |= {ordinal: row for (ordinal, _, _), row in zip(span.rows, rows, strict=True)}
             if any(isinstance(row, BadRow) for row in rows):
-                self._refuse_changed(span.shard)
+                refuse_changed(span.shard)  # its rows are all in doubt then
             elif is_new and self.cache is not None and span.name is not None:  # only what was seen to be right is kept
                 self.cache.keep(span.name, data)
         return [found[int(unique[place])] for place in places.ravel()]
 
-    def num_requests(self, ordinals: np.ndarray) -> int:
-        """Range reads that `read` makes for these rows, from an empty cache where there is one."""
-        return len(self._all_spans(np.unique(np.asarray(ordinals, dtype=np.int64))))
+    def num_requests(self, ordinals: np.ndarray) -> float:
+        """Range reads that `read` makes for these rows, from an empty cache where there is one.
+
+        Of a shard that is read whole it is the share of its requests: every row of it comes from them.
+        """
+        unique = np.unique(np.asarray(ordinals, dtype=np.int64))
+        if self.told_by is None:
+            return len(self._all_spans(unique))
+        shards, rows = np.unique(self._places(unique)[0], return_counts=True)
+        asked = np.array([num_requests(self._shard(shard)) for shard in shards.tolist()])
+        return float((asked * rows / self.rows_per_shard[shards]).sum())
 
     def row_sizes(self, shard: int) -> np.ndarray:
         """Bytes of each numbered row of a shard as stored, headers included; int64."""
@@ -230,13 +260,12 @@ class ShardSet:
             self._offsets.move_to_end(shard)
             return self._offsets[shard]
         url, listed, catalog = self.url_of(shard), self._listed(shard), self._catalog(shard)
-        rows = catalog.rows(listed)
+        whole = self.told_by is not None
+        rows = rows_of(self._shard(shard), catalog, self.cache) if whole else catalog.rows(listed)
         stored = int(self.stored_per_shard[shard])
         if len(rows.offsets) != stored:
-            raise UserError(
-                f"Shard {without_secrets(url)} has {len(rows.offsets)} rows now and had {stored} when the run began: "
-                "it was replaced. Start again with the shards as they are."
-            )
+            teller = INDEX if self.told_by is None else int(self.told_by[shard])
+            raise refuse_count(url, teller, stored, len(rows.offsets))
         if self.cache is not None:
             rows = replace(rows, slices=slice_bounds(rows))
         if self.survivors is not None and self.rows_per_shard[shard] < stored:
@@ -253,18 +282,12 @@ class ShardSet:
     def _catalog(self, shard: int) -> Catalog:
         return Catalog(self.folders[self.folder_of[shard]], self.index_folder)
 
-    def _refuse_changed(self, shard: Shard) -> None:
-        """What looks like a bad row may be a shard that was replaced under way: then all its rows are in doubt."""
-        now = storage.entry(shard.url)
-        if (now.size, now.mark) != (shard.size, shard.mark):
-            raise UserError(
-                f"Shard {without_secrets(shard.url)} was changed while the run was reading it "
-                f"({shard.size} bytes before, {now.size} now). Put the old file back, or start anew."
-            )
-
     def _all_spans(self, unique: np.ndarray) -> list[Span]:
         """Ranges to read for rows in ascending order."""
         shards, rows = self._places(unique)
+        if self.told_by is not None:
+            for number in in_any_turn(np.unique(shards).tolist()):
+                self._rows_of(number)
         spans: list[Span] = []
         cuts = np.flatnonzero(np.diff(shards)) + 1
         for part in np.split(np.arange(len(unique)), cuts):

@@ -23,16 +23,17 @@ def open_shards(
     index_folder: str | None = None,
     keep: Filter | None = None,
     cache: SliceCache | None = None,
+    whole: bool = False,
 ) -> ShardSet:
     """Shards that `listing.find` gave, with their index built where it is missing.  Ray must be up.
 
     Args:
-        keep, cache: as `ShardSet.open` has them.
+        keep, cache, whole: as `ShardSet.open` has them.
 
     Raises:
         UserError: a shard is missing, unreadable or changed.
     """
-    return ShardSet.open(listed, index_folder, scan_map=ray_map, keep=keep, cache=cache)
+    return ShardSet.open(listed, index_folder, scan_map=ray_map, keep=keep, cache=cache, whole=whole)
 
 
 def ray_map(

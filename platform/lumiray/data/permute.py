@@ -73,6 +73,32 @@ def permute(indices: np.ndarray, n: int, key: int | np.ndarray) -> np.ndarray:
     return values.view(np.int64).reshape(indices.shape)
 
 
+def permute_in_groups(positions: np.ndarray, n: int, group: int, key: int) -> np.ndarray:
+    """Where neighbouring positions of [0, n) come to lie when each group of them is permuted in itself.
+
+    Args:
+        positions: ascending and without a gap, int64, in [0, n).
+        group: size of a group, at least 1; the last one may be smaller.
+        key: 64-bit key; every group has its own under it.
+
+    Returns:
+        int64 in [0, n), shape of `positions`.
+    """
+    groups = positions // group
+    starts = groups * group
+    offsets, within = positions - starts, np.empty_like(positions)
+    last, last_size = divmod(n, group)
+    whole = int(np.searchsorted(groups, last))
+    if whole:
+        first = int(groups[0])
+        keys = numbered_keys(key, np.arange(first, int(groups[whole - 1]) + 1))
+        within[:whole] = permute(offsets[:whole], group, keys[groups[:whole] - first])
+    if whole < len(offsets):
+        within[whole:] = permute(offsets[whole:], last_size, int(numbered_keys(key, np.array([last]))[0]))
+    placed: np.ndarray = starts + within
+    return placed
+
+
 def _feistel(values: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     """A bijection of [0, 2^bits): the two halves of the bits are stirred into each other in turn.
 

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 
 from lumiray.data.mixture import Mixture
-from lumiray.data.permute import key_of, numbered_keys, permute
+from lumiray.data.permute import key_of, permute, permute_in_groups
+from lumiray.data.shard_order import ShardOrder
 from lumiray.errors import UserError
 
 
@@ -34,11 +36,13 @@ class Source:
         name: stands in seeds and logs; another name is another order.
         rows: rows that training sees, at least 1.
         weight: share of rows in the mixture, relative to the other sources, above 0.
+        rows_per_shard: int64, shape (shards,), sum `rows`; needed where whole shards are read.
     """
 
     name: str
     rows: int
     weight: float = 1.0
+    rows_per_shard: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,13 @@ class PlanSettings:
     Args:
         slice_rows: neighbouring rows of a shard that are read together.
         group_rows: rows shuffled among each other after whole slices were shuffled; a multiple of `slice_rows`.
+        read: what is shuffled over the epoch and read as one: slices (`Order`), or whole shards (`ShardOrder`, which
+            has no slices).
     """
 
     slice_rows: int = 16
     group_rows: int = 4096
+    read: Literal["slice", "shard"] = "slice"
 
 
 @dataclass(frozen=True)
@@ -97,28 +104,10 @@ class Order:
         if not 0 <= start <= stop <= self.rows:
             raise ValueError(f"positions [{start}, {stop}) are not within an epoch of {self.rows} rows")
         positions = np.arange(start, stop, dtype=np.int64)
-        groups = positions // self.group_rows
-        shuffled = groups * self.group_rows
-        within = self._within_groups(positions - shuffled, groups, epoch)
-        shuffled += within
+        shuffled = permute_in_groups(positions, self.rows, self.group_rows, key_of("group", self.seed, epoch))
         places = shuffled // self.slice_rows
         rows: np.ndarray = self._slices(places, epoch) * self.slice_rows + (shuffled - places * self.slice_rows)
         return rows
-
-    def _within_groups(self, offsets: np.ndarray, groups: np.ndarray, epoch: int) -> np.ndarray:
-        """Permute offsets inside their groups; the last group may be smaller than the others."""
-        base = key_of("group", self.seed, epoch)
-        last, last_rows = divmod(self.rows, self.group_rows)
-        whole = int(np.searchsorted(groups, last))
-        result = np.empty_like(offsets)
-        if whole:
-            first = int(groups[0])
-            keys = numbered_keys(base, np.arange(first, int(groups[whole - 1]) + 1))
-            result[:whole] = permute(offsets[:whole], self.group_rows, keys[groups[:whole] - first])
-        if whole < len(offsets):
-            key = int(numbered_keys(base, np.array([last]))[0])
-            result[whole:] = permute(offsets[whole:], last_rows, key)
-        return result
 
     def _slices(self, places: np.ndarray, epoch: int) -> np.ndarray:
         """The slice at each place of the epoch's order of slices; the short one stays last."""
@@ -161,7 +150,7 @@ class Plan:
 
     Args:
         sources: at least one; several are mixed by their weights, each going through its own epochs.
-        settings: slices and groups.
+        settings: slices or shards, and groups.
         global_batch_size: rows per optimizer step, a multiple of `micro_batch_size`.
         micro_batch_size: rows per forward.
         seed: the run's seed.
@@ -192,10 +181,7 @@ class Plan:
         self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.mixture = Mixture(tuple(source.weight for source in sources))
-        self.orders = tuple(
-            Order(source.rows, key_of("order", seed, source.name), settings.slice_rows, settings.group_rows)
-            for source in sources
-        )
+        self.orders = tuple(_order(source, settings, key_of("order", seed, source.name)) for source in sources)
 
     @property
     def num_micro_batches(self) -> int:
@@ -282,6 +268,14 @@ class Plan:
             ordinals.append(self.orders[number].rows_at(epoch, offset, offset + length))
             begin += length
         return np.concatenate(epochs), np.concatenate(ordinals)
+
+
+def _order(source: Source, settings: PlanSettings, seed: int) -> Order | ShardOrder:
+    if settings.read == "slice":
+        return Order(source.rows, seed, settings.slice_rows, settings.group_rows)
+    if source.rows_per_shard is None or int(source.rows_per_shard.sum()) != source.rows:
+        raise ValueError(f"the shards of {source.name} do not have {source.rows} rows together")
+    return ShardOrder(source.rows_per_shard, seed, settings.group_rows)
 
 
 def evaluation_batches(rows: int, micro_batch_size: int, num_ranks: int) -> np.ndarray:

@@ -22,14 +22,14 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NamedTuple
 
 FOLDER = "lumiray-slices"  # below the user's folder, so that all in it may be removed
 _HEAD = struct.Struct("<8s16sQI")  # form, name, length, CRC-32
 _FORM = b"lumirow1"
 _TOTAL = struct.Struct("<qd")  # bytes of all slices, and when they were last counted
-_FILLED = 0.9  # share of the limit that is left when room was made
+FILLED = 0.9  # share of the limit that is left when room was made
 _LARGEST = 0.1  # share of the limit that one slice may take
 _USED_AGAIN_S = 60.0  # a file's time of use is that old at most
 _COUNT_AGAIN_S = 3600.0
@@ -81,6 +81,21 @@ class SliceCache:
             with suppress(OSError):  # removed by now, or not ours to touch
                 os.utime(path)
         return data
+
+    def has(self, name: str) -> bool:
+        """Whether there is a slice of this name; `read` says whether it is as it should be."""
+        return os.path.exists(self._path(name))
+
+    def can_take(self, size: int) -> bool:
+        """Whether so many bytes of slices have a place here, and writing has not just failed."""
+        return size <= self.limit_bytes * FILLED and time.monotonic() >= self._rests_until
+
+    def turn(self, name: str) -> AbstractContextManager[None]:
+        """As `one_at_a_time`, for the processes that share this cache."""
+        path = os.path.join(self._home, name[:2], f"{name}.turn")  # swept with what writers leave behind
+        with suppress(OSError):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        return one_at_a_time(path, os.O_RDWR | os.O_CREAT)
 
     def keep(self, name: str, data: bytes) -> None:
         """Write a slice, if there is room: whole or not at all, and never an error."""
@@ -146,7 +161,7 @@ class SliceCache:
             left = sum(one.size for one in slices)
             if left + size > self.limit_bytes:
                 for one in slices:
-                    if left + size <= self.limit_bytes * _FILLED:
+                    if left + size <= self.limit_bytes * FILLED:
                         break
                     with suppress(FileNotFoundError):
                         os.unlink(one.path)
@@ -182,6 +197,23 @@ class _Slice(NamedTuple):
 
 def _head(name: str, data: bytes) -> bytes:
     return _HEAD.pack(_FORM, bytes.fromhex(name), len(data), zlib.crc32(data))
+
+
+@contextmanager
+def one_at_a_time(path: str, flags: int = os.O_RDONLY) -> Iterator[None]:
+    """Wait until no other process or thread of this host is in here with this file; a killed one is out.
+
+    What is done inside must be right without, too: a file that cannot be locked holds nobody up.
+    """
+    handle: int | None = None
+    try:
+        with suppress(OSError):
+            handle = os.open(path, flags, 0o666)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -147,8 +147,13 @@ def scan_shard(url: str) -> ShardScan:
         return scan_window(window, url)
 
 
-def scan_window(window: Window, url: str) -> ShardScan:
-    """As `scan_shard`, over bytes that are already at hand; `url` is for messages."""
+def scan_window(window: Window, url: str, row_found: Callable[[int, int], None] | None = None) -> ShardScan:
+    """As `scan_shard`, over bytes that are already at hand, or that come in from left to right.
+
+    Args:
+        url: for messages.
+        row_found: called with first byte and length of each row, as soon as its end is known.
+    """
     starts: list[int] = []
     ends: list[int] = []
     keys: list[str] = []
@@ -168,6 +173,8 @@ def scan_window(window: Window, url: str) -> ShardScan:
             if named is None:
                 continue
             if named[0] != key or named[1] in parts:
+                if row_found is not None and starts:
+                    row_found(starts[-1], ends[-1] - starts[-1])
                 key, parts = named[0], set()
                 starts.append(member.start)
                 ends.append(member.end)
@@ -178,6 +185,8 @@ def scan_window(window: Window, url: str) -> ShardScan:
             parts.add(named[1])
             extensions[named[1]] += 1
             ends[-1] = member.end
+        if row_found is not None and starts:
+            row_found(starts[-1], ends[-1] - starts[-1])
     except TarError as error:
         raise BadShard(
             f"Shard {without_secrets(url)} cannot be read past byte {error.offset}: {error}. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from lumiray.evaluate.classes import Classes, read_classes
 from lumiray.identity import compare
 from lumiray.registry import system as make_system
 from lumiray.sources import NamedShards, needed_sources, training_sources
-from lumiray.storage import NoBucket, NotThere, absolute, join, read_bytes
+from lumiray.storage import NoBucket, NotThere, absolute, is_s3, join, read_bytes, without_secrets
 from lumiray.system import Stage, stage_named
 from lumiray.train.chain import IDENTITY, check_start
 from lumiray.train.engine_settings import own_settings
@@ -63,6 +64,8 @@ def check_job(job: JobConfig, start: bool = True) -> Checked:
         for _, (first, *_) in training:
             check_table(first, keep)
     validation = find(job.run.val_shards) if job.run.val_shards else []
+    if job.run.data.read == "shard" and job.run.data.cache is None:
+        _refuse_on_s3([*(shard for _, listed in training for shard in listed), *validation])
     classes = read_classes(job.run.evaluate.class_names, job.run.evaluate.templates)
     stored = stored_run(job)
     rate_factors(job.run.finetune)
@@ -105,6 +108,16 @@ def independent_of_here(job: JobConfig) -> JobConfig:
     system = make_system(job.slug, job.system).portable()
     run = replace(run, **places, data=data, engine=engine, output=absolute(str(run.output)))
     return replace(job, run=run, system=system)
+
+
+def _refuse_on_s3(shards: Sequence[Listed]) -> None:
+    """Shards on S3 that are read whole need a place on the host."""
+    there = next((shard.url for shard in shards if is_s3(shard.url)), None)
+    if there is not None:
+        raise UserError(
+            f"--data.read shard keeps whole shards of S3, such as {without_secrets(there)}, on a disk of each host: "
+            "name a folder there with --data.cache, and its size with --data.cache-gb; or leave --data.read at slice."
+        )
 
 
 def filter_of(job: JobConfig) -> Filter | None:

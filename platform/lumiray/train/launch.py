@@ -20,12 +20,12 @@ from lumiray.data.filter import Filter
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import Listed
 from lumiray.data.plan import Plan, PlanSettings, Source
-from lumiray.data.slice_cache import SliceCache
+from lumiray.data.slice_cache import FILLED, SliceCache
 from lumiray.errors import EXIT_FAILURE, Interrupted, RunFailure, UserError
 from lumiray.identity import data_identity, identity
 from lumiray.settings_file import to_yaml
 from lumiray.sources import counting_source
-from lumiray.storage import join, without_secrets, write_atomically
+from lumiray.storage import is_s3, join, without_secrets, write_atomically
 from lumiray.train.chain import CONFIG, IDENTITY, is_done, stage_jobs
 from lumiray.train.checks import Checked, announced, check_job, filter_of, independent_of_here, refuse_other_run
 from lumiray.train.derive import derived, with_records
@@ -154,18 +154,21 @@ def _import_trainer() -> None:
 
 
 def make_stream(
-    checked: Checked, open_shards: Callable[[list[Listed], str | None, Filter | None, SliceCache | None], ShardSet]
+    checked: Checked,
+    open_shards: Callable[[list[Listed], str | None, Filter | None, SliceCache | None, bool], ShardSet],
 ) -> StreamSpec:
     """Open the shards, make the plan, and describe the stream.
 
     Args:
-        open_shards: opens listed shards with an index folder, a filter and a cache (`parallel.open_shards`).
+        open_shards: opens listed shards with an index folder, a filter and a cache, to be read whole or not
+            (`parallel.open_shards`).
     """
     job, stage, sizes = checked.job, checked.stage, checked.sizes
     run = job.run
     named = tuple(one for one, _ in checked.training)
     cache = SliceCache(run.data.cache, round(run.data.cache_gb * 1e9)) if run.data.cache else None
-    sources = tuple(open_shards(listed, run.data.index, filter_of(job), cache) for _, listed in checked.training)
+    index, keep, whole = run.data.index, filter_of(job), run.data.read == "shard"
+    sources = tuple(open_shards(listed, index, keep, cache, whole) for _, listed in checked.training)
     for one, shards in zip(named, sources, strict=True):
         if shards.num_stored < 1:
             raise UserError(f"The training shards {without_secrets(one.patterns)} hold no rows.")
@@ -174,15 +177,19 @@ def make_stream(
                 f"--data.filter {run.data.filter!r} keeps none of the {shards.num_stored} rows of "
                 f"{without_secrets(one.patterns)}."
             )
-    validation = open_shards(checked.validation, run.data.index, None, cache) if checked.validation else None
-    settings = PlanSettings(run.data.slice_rows, run.data.group_rows)
+    validation = open_shards(checked.validation, index, None, cache, whole) if checked.validation else None
     plan = Plan(
-        [Source(one.name, shards.num_rows, one.weight) for one, shards in zip(named, sources, strict=True)],
-        settings,
+        [
+            Source(one.name, shards.num_rows, one.weight, shards.counts)
+            for one, shards in zip(named, sources, strict=True)
+        ],
+        PlanSettings(run.data.slice_rows, run.data.group_rows, run.data.read),
         sizes.global_batch_size,
         sizes.micro_batch_size,
         run.seed,
     )
+    if whole and cache is not None:
+        refuse_small_cache(sources, run.data.group_rows, cache.limit_bytes)
     steps = run_length(run, stage) or plan.steps_for(run.epochs or 0.0, counting_source(named, run.epochs_of))
     check_recipe(run, stage, steps)
     print("\n".join(passes(plan, sources, steps)), flush=True)
@@ -201,6 +208,28 @@ def make_stream(
         evaluate_every=run.evaluate.every,
         fail_on_bad_row=run.data.bad_rows == "fail",
     )
+
+
+def refuse_small_cache(sources: Sequence[ShardSet], group_rows: int, limit_bytes: int) -> None:
+    """Refuse a cache that would lose whole shards before their rows were read.
+
+    Rows are wanted from two groups at once: decoders are ahead of the training, and of each other.
+
+    Raises:
+        UserError: names the size that is needed.
+    """
+    needed = 0.0
+    for shards in sources:
+        if any(is_s3(folder) for folder in shards.folders):
+            group = group_rows * int(shards.sizes.sum()) / shards.num_rows + 2 * int(shards.sizes.max())
+            needed += min(int(shards.sizes.sum()), 2 * group)
+    if needed > limit_bytes * FILLED:
+        least = needed / FILLED / 1e9
+        raise UserError(
+            f"--data.cache-gb is {limit_bytes / 1e9:g}, and the shards that rows of two groups of {group_rows} come "
+            f"from take up to {needed / 1e9:.3g} GB: --data.read shard needs --data.cache-gb {least:.3g} or "
+            "more, or a smaller --data.group-rows, or smaller shards."
+        )
 
 
 def passes(plan: Plan, sources: Sequence[ShardSet], steps: int) -> Iterator[str]:

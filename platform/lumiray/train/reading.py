@@ -68,6 +68,12 @@ class SampledShards(ShardSet):
         return self._rows
 
     @property
+    def counts(self) -> np.ndarray:
+        """Rows of each shard, all of one size."""
+        edges = np.linspace(0, self._rows, self._shards + 1).astype(np.int64)
+        return np.diff(edges)
+
+    @property
     def num_stored(self) -> int:
         """As `num_rows`, with those that a filter leaves out."""
         return self._stored
@@ -80,7 +86,7 @@ class SampledShards(ShardSet):
         """As `ShardSet.read`."""
         return super().read(np.asarray(ordinals) % self._own, anew)
 
-    def num_requests(self, ordinals: np.ndarray) -> int:
+    def num_requests(self, ordinals: np.ndarray) -> float:
         """As `ShardSet.num_requests`."""
         return super().num_requests(np.asarray(ordinals) % self._own)
 
@@ -94,11 +100,12 @@ def open_here(
     index_folder: str | None = None,
     keep: Filter | None = None,
     cache: SliceCache | None = None,
+    whole: bool = False,
 ) -> ShardSet:
     """Shards that `listing.find` gave, without a cluster; a sample where they would take too long to index.
 
     Args:
-        keep, cache: as `ShardSet.open` has them.
+        keep, cache, whole: as `ShardSet.open` has them.
 
     Raises:
         UserError: as `ShardSet.open`.
@@ -112,7 +119,7 @@ def open_here(
             return pool.map(function, waiting)
 
         try:
-            return ShardSet.open(listed, index_folder, scan_map=scan, keep=keep, cache=cache)
+            return ShardSet.open(listed, index_folder, scan_map=scan, keep=keep, cache=cache, whole=whole)
         except _TooMuch:
             few = [listed[place] for place in np.linspace(0, len(listed) - 1, SAMPLED).astype(int)]
             print(
@@ -120,7 +127,8 @@ def open_here(
                 "read for the figures below",
                 flush=True,
             )
-            return SampledShards(ShardSet.open(few, index_folder, scan_map=pool.map, keep=keep, cache=cache), listed)
+            opened = ShardSet.open(few, index_folder, scan_map=pool.map, keep=keep, cache=cache, whole=whole)
+            return SampledShards(opened, listed)
 
 
 def measure_reading(stream: StreamSpec, ranks: int) -> Reading:
@@ -136,7 +144,7 @@ def measure_reading(stream: StreamSpec, ranks: int) -> Reading:
     begin = time.process_time()
     (block,) = decoder.blocks([Entry(TRAIN, 0, low, upto)])
     took = time.process_time() - begin
-    asked, rows = 0, 0
+    asked, rows = 0.0, 0
     for step in np.unique(np.linspace(0, stream.total_steps - 1, COUNTED_READS).astype(int)).tolist():
         together = [planned_rows(stream.plan, one) for one in next(reads(entries(stream, 0, ranks, step)))]
         source, row = (np.concatenate([getattr(one, name) for one in together]) for name in ("source", "row"))
