@@ -260,15 +260,31 @@ def test_rows_that_cannot_be_used_say_why(tmp_path: Path, bad: Any, told: str, s
         (captioned(boxes=[], spans=[]), "no box is left to learn from"),
         (captioned(boxes=[[70, 5, 90, 25]]), "no box is left to learn from"),
         (captioned(boxes=[[10, 5, 10, 25]]), "no box is left to learn from"),
-        (detected(boxes=[], labels=[]), "no box is left to learn from"),
         (captioned(caption="red   square", spans=[[[3, 6]]]), "no box has a token"),
     ],
 )
-def test_rows_without_a_box_are_not_trained_on_and_are_evaluated(tmp_path: Path, bare: Any, told: str) -> None:
+def test_captions_without_a_box_are_not_trained_on_and_are_evaluated(tmp_path: Path, bare: Any, told: str) -> None:
     system = GlipSystem(tiny(tmp_path))
     with pytest.raises(BadRow, match=told):
         prepared(system, bare, 0)
     assert prepared(system, bare, None)["count"] in (0, 1)
+
+
+def test_a_picture_that_has_none_of_its_classes_teaches_what_is_not_there(tmp_path: Path) -> None:
+    system = built(tiny(tmp_path, negatives=len(CLASSES)))
+    none, some = (prepared(system, detected(**told)) for told in ({"boxes": [], "labels": []}, {}))
+    assert none["count"] == 0 and none["mask"].sum() > 2
+    alone = batch_of(system, [none])
+    terms = system.losses("glip", alone, 0)
+    assert all(float(value) == 0 for value in system.counts("glip", alone).values())
+    sums = {name: term.sum.item() for name, term in terms.items()}
+    assert sums["alignment"] > 0 and sums["box"] == sums["centreness"] == 0
+    terms["alignment"].sum.backward()
+    assert all(torch.isfinite(one.grad).all() for one in system.networks.parameters() if one.grad is not None)
+    both = batch_of(system, [none, some])
+    assert {name: float(value) for name, value in system.counts("glip", both).items()} == pytest.approx(
+        {name: float(value) for name, value in system.counts("glip", batch_of(system, [some])).items()}
+    )
 
 
 def test_boxes_are_cut_to_the_picture_and_empty_ones_dropped_with_their_spans(tmp_path: Path) -> None:

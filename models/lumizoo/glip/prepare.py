@@ -72,11 +72,13 @@ class Prepare:
 
         Returns:
             `picture` uint8 RGB `(3, H, W)`; `size` int32 (H, W); `boxes` fp32 `(N, 4)`, inclusive corners in its
-            pixels; `count` N; `words` bool `(N, T)`, tokens of each box; `tokens` int32 and `mask` bool `(1, T)`.
+            pixels; `count` N; `words` bool `(N, T)`, tokens of each box; `tokens` int32 and `mask` bool `(1, T)`.  A
+            picture of which is told that it has none of its classes has N = 0, and one row of padding: it teaches what
+            is not there.  The published code has such pictures, too, and leaves a batch out if they are over a tenth.
 
         Raises:
-            BadRow: the picture cannot be decoded, or nothing is left to learn from: no box, or none with a token.  The
-                published code takes another row then, too, or leaves a batch out where a tenth of it has no box.
+            BadRow: the picture cannot be decoded, or nothing is left to learn from: a caption without a box, boxes
+                that are all empty, or none with a token.  The published code takes another row then, too.
         """
         config = self.config
         found = self._captioned(given, draw)
@@ -86,7 +88,8 @@ class Prepare:
             found = Captioned(text, found.boxes, spans)
         tokens = self.tokenizer(found.text)
         words = binary_map(tokens, found.spans)
-        if not words.any():
+        boxless = isinstance(given, Detection) and not len(given.boxes)
+        if not (boxless or words.any()):
             reason = "no box is left to learn from" if not len(words) else "no box has a token in the text"
             raise BadRow(f"{reason} (a text has {config.max_tokens} tokens, a box more than one pixel)")
         picture = given.picture.decoded()
@@ -99,9 +102,9 @@ class Prepare:
         return {
             "picture": np.ascontiguousarray(picture.transpose(2, 0, 1)),
             "size": np.array(after, np.int32),
-            "boxes": boxes.astype(np.float32),
+            "boxes": (np.zeros((1, 4)) if boxless else boxes).astype(np.float32),
             "count": np.int32(len(boxes)),
-            "words": words,
+            "words": np.zeros((1, len(tokens.mask)), bool) if boxless else words,
             "tokens": tokens.ids[None],
             "mask": tokens.mask[None],
         }
