@@ -19,8 +19,11 @@ def _shards_make(given: argparse.Namespace) -> None:
 
     if given.pictures is not None and given.format is None:
         raise UserError("--pictures is for SOURCE with boxes: say its --format, coco, odvg or flickr.")
+    if given.label_map is not None and given.format != "odvg":
+        raise UserError("--label-map is for lines of boxes: say --format odvg, whose labels are numbers.")
+    boxes = annotated_rows(given.source, given.format, given.pictures, given.label_map) if given.format else None
     made = make_shards(
-        annotated_rows(given.source, given.format, given.pictures) if given.format else given.source,
+        given.source if boxes is None else boxes,
         given.output,
         rows_per_shard=given.rows_per_shard,
         skip_missing=given.skip_missing,
@@ -120,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--no-captions", action="store_true", help="pictures without texts are rows, too")
     make.add_argument("--format", choices=("coco", "odvg", "flickr"), help="SOURCE is boxes in this form")
     make.add_argument("--pictures", help="folder of the pictures that boxes are of (default: their own)")
+    make.add_argument("--label-map", help="of odvg: JSON file with the names of all classes by their numbers")
     for name, action, words in (
         ("info", _shards_info, "counts, sizes, extensions, captions"),
         ("verify", _shards_verify, "find truncated, corrupt and duplicate members"),

@@ -114,6 +114,34 @@ def test_lines_hold_detection_and_grounding_and_a_phrase_is_found_in_its_caption
     np.testing.assert_array_equal(phrases.boxes, [[1, 1, 5, 5], [6, 6, 9, 9], [2, 2, 8, 8]])
 
 
+def test_a_label_map_names_classes_without_a_box_and_lines_need_not(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps({"4": "cat", "10": "bird", "2": "dog"}))
+    bare = json.loads(json.dumps(LINES[1]))
+    del bare["detection"]["instances"][0]["category"]
+    (tmp_path / "boxes.jsonl").write_text(lines(LINES[0], bare))
+    arguments = ["shards", "make", str(tmp_path / "boxes.jsonl"), str(tmp_path / "out"), "--format", "odvg"]
+    assert main([*arguments, "--pictures", str(pictures), "--label-map", str(tmp_path / "labels.json")]) == 0
+    cat, dog = read_back(tmp_path / "out")
+    assert cat.classes == dog.classes == ("dog", "cat", "bird")
+    assert (cat.labels, dog.labels) == ((1,), (0,))
+
+
+@pytest.mark.parametrize(
+    ("label_map", "message"),
+    [
+        ({"4": "dog", "2": "cat"}, "row 1: the label 4 is 'cat' here and 'dog' before"),
+        ({"2": "dog"}, "row 1: the label 4 is not in the label map"),
+        ({"4": 1}, "'4' is no number of a class with its name"),
+        (["cat"], "no JSON object: a label map is one"),
+    ],
+)
+def test_a_wrong_label_map_is_refused(tmp_path: Path, label_map: Any, message: str) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps(label_map))
+    (tmp_path / "boxes.jsonl").write_text(lines(LINES[0]))
+    with pytest.raises(UserError, match=message):
+        list(annotated_rows(str(tmp_path / "boxes.jsonl"), "odvg", label_map=str(tmp_path / "labels.json")))
+
+
 def changed(change: Callable[[Any], None], of: Any = COCO) -> str:
     copy = json.loads(json.dumps(of))
     change(copy)
@@ -123,6 +151,7 @@ def changed(change: Callable[[Any], None], of: Any = COCO) -> str:
 REFUSED = {
     "nan": (changed(lambda one: one["annotations"][0].update(bbox=[1, 2, float("nan"), 4])), "picture 7: box 0 is"),
     "three": (changed(lambda one: one["annotations"][1].update(bbox=[1, 2, 3])), "picture 7: box 1 is .*not four"),
+    "id": (changed(lambda one: one["images"][0].update(id=[7])), r"`images`: 'id' is \[7\], no number or name"),
     "class": (changed(lambda one: one["annotations"][0].update(category_id=5)), "picture 7: a box has the label None"),
     "stray": (changed(lambda one: one["annotations"][0].update(image_id=8)), "annotation 1 belongs to the picture 8"),
     "twice": (changed(lambda one: one["images"][0].update(id=3)), "two of `images` have the id 3"),

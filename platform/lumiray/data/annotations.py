@@ -4,7 +4,8 @@
             a `caption` and annotations `tokens_positive`, the phrase-grounding files of MDETR and GLIP
     odvg    a JSON object per line with `filename` and either `detection` (instances with `bbox` [left, top, right,
             bottom], `label` and `category`) or `grounding` (`caption`, and regions with `bbox` and `phrase`), as
-            open-set detectors read them
+            open-set detectors read them; with their label map, a JSON object of names by numbers, classes without a
+            box are known, too, and `category` may be missing
     flickr  a folder, as Flickr30k Entities comes (`flickr_entities`)
 
 All is checked before anything is written but what only the picture tells: boxes that reach over its edge are cut to it
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from lumiray import storage
@@ -26,13 +28,16 @@ from lumiray.storage import without_secrets
 from lumiray.system import BadRow
 
 
-def annotated_rows(source: str, form: str, pictures: str | None = None) -> Iterator[Listed]:
+def annotated_rows(
+    source: str, form: str, pictures: str | None = None, label_map: str | None = None
+) -> Iterator[Listed]:
     """Rows of a file of boxes, in its order; pictures without boxes are rows, too, for detectors are tested on them.
 
     Args:
         source: the file, or the folder of the form flickr; local or s3://.
         form: a key of `FORMS`.
         pictures: folder that the names of pictures are relative to; the source's own if None.
+        label_map: of the form odvg: file with the names of all classes.
 
     Raises:
         UserError: the file is not there or not of this form, or a picture's boxes are wrong (which, and what it is).
@@ -42,7 +47,8 @@ def annotated_rows(source: str, form: str, pictures: str | None = None) -> Itera
         raise UserError(f"There is no file {without_secrets(source)}. Check the path.")
     own = source if form == FOLDER else storage.parent(source)
     folder = storage.absolute(pictures) if pictures is not None else own
-    for where, name, given in FORMS[form](source):
+    read = partial(_odvg, label_map=label_map) if form == LINES else FORMS[form]
+    for where, name, given in read(source):
         try:
             check_annotations(given)
         except BadRow as error:
@@ -63,10 +69,10 @@ def _coco(source: str) -> _Rows:
     boxes: dict[Any, list[dict[str, Any]]] = {}
     for number, one in _table(whole, "annotations", name).items():
         where = f"{name}, annotation {number}"
-        if (image := _field(one, "image_id", where)) not in images:
-            raise UserError(f"{where} belongs to the picture {image!r}, and `images` has none of this id.")
+        if (owner := _number(one, "image_id", where)) not in images:
+            raise UserError(f"{where} belongs to the picture {owner!r}, and `images` has none of this id.")
         if not one.get("iscrowd"):  # a region, not a thing: published recipes leave it out
-            boxes.setdefault(image, []).append(one)
+            boxes.setdefault(owner, []).append(one)
     for number, image in images.items():
         where = f"{name}, picture {number}"
         own = boxes.get(number, [])
@@ -74,12 +80,15 @@ def _coco(source: str) -> _Rows:
         if "caption" in image:
             given |= {"caption": image["caption"], "spans": [one.get("tokens_positive") for one in own]}
         else:
-            given |= {"classes": classes, "labels": [places.get(one.get("category_id")) for one in own]}
+            given |= {
+                "classes": classes,
+                "labels": [places.get(_number(one, "category_id", f"{name}, annotation {one['id']}")) for one in own],
+            }
         yield where, _field(image, "file_name", where), given
 
 
-def _odvg(source: str) -> _Rows:
-    names = _classes_of_lines(source)
+def _odvg(source: str, label_map: str | None = None) -> _Rows:
+    names = _classes_of_lines(source, _labels(label_map) if label_map else None)
     places, classes = {number: place for place, number in enumerate(names)}, list(names.values())
     for where, line in _lines(source):
         given: dict[str, Any]
@@ -102,20 +111,32 @@ def _odvg(source: str) -> _Rows:
         yield where, _field(line, "filename", where), given
 
 
-FOLDER = "flickr"
-FORMS: dict[str, Callable[[str], _Rows]] = {"coco": _coco, "odvg": _odvg, FOLDER: entity_rows}
+FOLDER, LINES = "flickr", "odvg"
+FORMS: dict[str, Callable[[str], _Rows]] = {"coco": _coco, LINES: _odvg, FOLDER: entity_rows}
 
 
-def _classes_of_lines(source: str) -> dict[int, str]:
-    """Names of the classes in a file by their numbers: those of which there is a box."""
-    found: dict[int, str] = {}
+def _labels(label_map: str) -> dict[int, str]:
+    """Names of classes by their numbers."""
+    found = _object(storage.absolute(label_map), 'a label map is one, such as {"0": "person", "1": "bicycle"}')
+    wrong = next((key for key, name in found.items() if not (key.isdecimal() and isinstance(name, str))), None)
+    if wrong is not None or not found:
+        raise UserError(f"{without_secrets(label_map)}: {wrong!r} is no number of a class with its name.")
+    return {int(key): name for key, name in found.items()}
+
+
+def _classes_of_lines(source: str, told: dict[int, str] | None) -> dict[int, str]:
+    """Names of the classes by their numbers: those of the label map, or those of which there is a box."""
+    found = dict(told or {})
     for where, line in _lines(source):
         if "grounding" in line:
             continue
         if "detection" not in line:
             raise UserError(f"{where} has neither `detection` nor `grounding`: it is no line of the form odvg.")
         for one in _list(line["detection"], "instances", where):
-            label, name = _field(one, "label", where), _field(one, "category", where)
+            label = _field(one, "label", where)
+            if told is not None and not (type(label) is int and label in told):
+                raise UserError(f"{where}: the label {label!r} is not in the label map.")
+            name = _field(one, "category", where) if told is None else one.get("category", found[label])
             if type(label) is not int or found.setdefault(label, name) != name:
                 raise UserError(f"{where}: the label {label!r} is {name!r} here and {found.get(label)!r} before.")
     return dict(sorted(found.items()))
@@ -146,15 +167,13 @@ def _corners(box: Any) -> Any:
     return [left, top, left + width, top + height]
 
 
-def _object(source: str) -> dict[str, Any]:
+def _object(source: str, form: str = "the form coco is one; lines are --format odvg") -> dict[str, Any]:
     try:
         found = json.loads(storage.read_bytes(source))
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UserError(
-            f"{without_secrets(source)} is no JSON object, as the form coco is one; lines are --format odvg."
-        )
+        raise UserError(f"{without_secrets(source)} is no JSON object: {form}.")
     return found
 
 
@@ -162,7 +181,7 @@ def _table(whole: dict[str, Any], table: str, name: str) -> dict[Any, dict[str, 
     """Objects of a list by their ids."""
     found: dict[Any, dict[str, Any]] = {}
     for one in _list(whole, table, name):
-        number = _field(one, "id", f"{name}, `{table}`")
+        number = _number(one, "id", f"{name}, `{table}`")
         if number in found:
             raise UserError(f"{name}: two of `{table}` have the id {number!r}.")
         found[number] = one
@@ -173,6 +192,13 @@ def _list(given: Any, name: str, where: str) -> list[dict[str, Any]]:
     found = _field(given, name, where)
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise UserError(f"{where}: {name!r} is no list of objects.")
+    return found
+
+
+def _number(given: dict[str, Any], name: str, where: str) -> int | str:
+    found = _field(given, name, where)
+    if not isinstance(found, int | str):
+        raise UserError(f"{where}: {name!r} is {found!r}, no number or name.")
     return found
 
 
