@@ -71,6 +71,8 @@ class GlipConfig:
     """Swap left and right in the caption of a mirrored picture; published captions stay (card glip, Training)."""
     negatives: int = 85
     """Most classes that a detection prompt names besides those of its boxes, as drawn (card glip, Data)."""
+    other_captions: str | None = None
+    """File of captions, one a line: up to 20 are put around a picture's own, as in GLIP-L; none: as in GLIP-T."""
     ema_decay: float = 0.999
     """Decay of the averaged weights; 0 for none, as in GLIP-L (card glip, Training)."""
 

@@ -13,6 +13,7 @@ from lumiray.data.records import Detection, Grounding, boxes_of
 from lumiray.errors import UserError
 from lumiray.system import BadRow, Row
 from lumizoo.glip.config import GlipConfig
+from lumizoo.glip.packing import captions_in, packed
 from lumizoo.glip.prompts import Prompt, clean, prompts_of_all, sampled_prompt, swap_sides
 from lumizoo.glip.resize import mirror_boxes, resize, resized_shape, scale_boxes
 from lumizoo.glip.tokens import Spans, Tokenizer, binary_map
@@ -30,8 +31,9 @@ class Captioned:
 class Prepare:
     """Rows to arrays; the tokenizer is made once.
 
-    A row has a caption with spans, or names of classes with labels: see `lumiray.data.records.boxes_of`.  Captions are
-    not packed with those of other rows, as the recipe of GLIP-L does.
+    A row has a caption with spans, or names of classes with labels: see `lumiray.data.records.boxes_of`.  Captions that
+    GLIP-L packs with a row's own are drawn from a file and not, as published, from other rows: so a row's arrays follow
+    from the row and the draw alone.
     """
 
     def __init__(self, config: GlipConfig) -> None:
@@ -57,6 +59,12 @@ class Prepare:
                 f"{config.vocabulary_size}: give --vocabulary-size {found.size}, or the vocabulary of its weights."
             )
         return found
+
+    @cached_property
+    def other_captions(self) -> list[str]:
+        """The captions that are packed with those of rows; none if no file is given."""
+        path = self.config.other_captions
+        return captions_in(path) if path else []
 
     def __call__(self, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
         """Arrays of a training row (`training`), or, without a generator, of an evaluation row (`evaluation`).
@@ -86,6 +94,9 @@ class Prepare:
         if mirrored and config.flip_words and isinstance(given, Grounding):
             text, spans = swap_sides(found.text, found.spans)
             found = Captioned(text, found.boxes, spans)
+        if isinstance(given, Grounding) and self.other_captions:
+            text, moved = packed(found.text, found.spans, self.other_captions, self.tokenizer, draw)
+            found = Captioned(text, found.boxes, moved)
         tokens = self.tokenizer(found.text)
         words = binary_map(tokens, found.spans)
         boxless = isinstance(given, Detection) and not len(given.boxes)

@@ -51,8 +51,9 @@ class GlipSystem(System):
         Towers that start from scratch, for want of a file, are named on stderr.
         """
         config = self.config
-        _ = self.preparation.tokenizer
-        paths: dict[str, Any] = {name: whole_path(getattr(config, name), name) for name in ("weights", "vocabulary")}
+        _ = self.preparation.tokenizer, self.preparation.other_captions
+        files = ("weights", "vocabulary", "other_captions")
+        paths: dict[str, Any] = {name: whole_path(getattr(config, name), name) for name in files}
         paths |= {name: tower_file(getattr(config, name), name) for name in TOWERS}
         missing = [name.replace("_", "-") for name in TOWERS if not (paths[name] or config.weights)]
         if missing:
