@@ -21,6 +21,8 @@ from lumizoo.glip.language import CLAMP, TextLayer
 CLASS_LOGITS = 80  # of a layer that every checkpoint has and nothing reads
 PRIOR = 0.01  # probability that a fresh network gives to any word at any place
 
+Found = tuple[Tensor, Tensor, Tensor]  # boxes, centreness, alignment, as in `Predictions`
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -37,6 +39,11 @@ class Predictions:
     boxes: Tensor
     centreness: Tensor
     alignment: Tensor
+
+    @classmethod
+    def of(cls, levels: Sequence[Tensor], found: Found) -> Predictions:
+        """What the head found in levels `(B, C, h, w)`."""
+        return cls(tuple((int(one.shape[2]), int(one.shape[3])) for one in levels), *found)
 
 
 class Tower(nn.ModuleList):
@@ -85,7 +92,11 @@ class Scale(nn.Module):
 
 
 class Head(nn.Module):
-    """Pyramid and text to predictions."""
+    """Pyramid and text to predictions.
+
+    Its result is a plain tuple: of another kind ZeRO 3 would not see the tensors within, and would not bring the head's
+    own parameters back for the backward pass.
+    """
 
     def __init__(self, config: GlipConfig) -> None:
         super().__init__()
@@ -106,8 +117,8 @@ class Head(nn.Module):
         self.bias0 = nn.Parameter(torch.full((1,), -math.log((1 - PRIOR) / PRIOR)))
         self.scales = nn.ModuleList(Scale() for _ in STRIDES)
 
-    def forward(self, levels: Sequence[Tensor], hidden: Tensor, embedded: Tensor, mask: Tensor) -> Predictions:
-        """See `Predictions`.
+    def forward(self, levels: Sequence[Tensor], hidden: Tensor, embedded: Tensor, mask: Tensor) -> Found:
+        """See `Found`.
 
         Args:
             levels: P3 to P7, each `(B, C, h, w)`.
@@ -117,12 +128,11 @@ class Head(nn.Module):
         maps, text = self.dyhead_tower(levels, hidden, mask)
         return self.read(maps, text if self.fusion else embedded)
 
-    def read(self, maps: Sequence[Tensor], text: Tensor) -> Predictions:
+    def read(self, maps: Sequence[Tensor], text: Tensor) -> Found:
         """The layers behind the tower, on its levels `(B, C, h, w)` and text `(B, T, D)`."""
         boxes = [scale(self.bbox_pred(one)) for scale, one in zip(self.scales, maps, strict=True)]
-        sizes = tuple((int(one.shape[2]), int(one.shape[3])) for one in maps)
         centreness = flat([self.centerness(one) for one in maps])[..., 0]
-        return Predictions(sizes, flat(boxes).float(), centreness.float(), self.aligned(flat(maps), text))
+        return flat(boxes).float(), centreness.float(), self.aligned(flat(maps), text)
 
     def aligned(self, places: Tensor, text: Tensor) -> Tensor:
         """Logits fp32 `(B, A, T)` of places `(B, A, C)` and text `(B, T, D)`."""

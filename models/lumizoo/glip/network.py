@@ -51,7 +51,7 @@ class Glip(nn.Module):
     def read(self, levels: Sequence[Tensor], tokens: Tensor, mask: Tensor) -> Predictions:
         """Predictions of levels for one text of each picture."""
         hidden, embedded = self.language_backbone(tokens, mask)
-        return self.rpn["head"](levels, hidden, embedded, mask)
+        return Predictions.of(levels, self.rpn["head"](levels, hidden, embedded, mask))
 
 
 def normalised(pictures: Tensor, sizes: Tensor, dtype: torch.dtype) -> Tensor:

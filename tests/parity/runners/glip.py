@@ -77,7 +77,8 @@ def alignment_head(case: Case) -> dict[str, np.ndarray]:
     head = Head(GlipConfig(channels=config["channels"], bert_width=config["text_dim"], bert_heads=1, blocks=1))
     del head.dyhead_tower
     filled(head, case)
-    return plain(predicted(head.read([inputs[name] for name in LEVELS], inputs["text"])))
+    levels = [inputs[name] for name in LEVELS]
+    return plain(predicted(Predictions.of(levels, head.read(levels, inputs["text"]))))
 
 
 def predicted(found: Predictions) -> dict[str, Tensor]:
