@@ -18,12 +18,15 @@ SIDE = 16
 
 @dataclass(frozen=True)
 class Subject:
-    """A system under test: fresh networks in training mode, micro-batches by step, a rate for plain SGD."""
+    """A system under test: a player, fresh networks in training mode, micro-batches by step, a rate for plain SGD."""
 
-    slug: str
+    name: str
+    player: str
     built: Callable[[], System]
     batches: Callable[[], list[list[Batch]]]
     lr: float
+    stage: int = 0
+    ranks: tuple[int, ...] = (2,)
 
 
 def pairs_built() -> System:
@@ -74,7 +77,64 @@ def boxes() -> list[list[Batch]]:
     return steps
 
 
-SUBJECTS = {
-    "cidnet": Subject("cidnet", pairs_built, pairs, lr=0.02),
-    "glip": Subject("glip", boxes_built, boxes, lr=0.01),
-}
+def exposures_built() -> System:
+    """One network, read several times by one forward of the losses."""
+    from tests.zoo.dark_scenes import built
+
+    return built()
+
+
+def exposures() -> list[list[Batch]]:
+    """Two exposures of a scene, uint8."""
+    from tests.zoo.dark_scenes import exposed, photo
+
+    scenes = [photo(24, 24, seed) for seed in range(STEPS * K * MICRO)]
+    pairs = np.stack([[exposed(one, 0.3), exposed(one, 0.6)] for one in scenes]).transpose(0, 1, 4, 2, 3)
+    cut = torch.from_numpy(np.ascontiguousarray(pairs)).unflatten(0, (STEPS, K, MICRO))
+    return [[{"exposures": micro} for micro in step] for step in cut]
+
+
+def codes_built() -> System:
+    """A frozen network beside the trained one, and methods of both in place of their forward."""
+    from tests.zoo.codeformer_faces import built
+
+    return built("codes")
+
+
+def faces() -> list[list[Batch]]:
+    """Soft faces, clean and degraded."""
+    from tests.zoo.codeformer_faces import batch
+
+    return [[batch(MICRO, seed=10 * step + MICRO * number) for number in range(K)] for step in range(STEPS)]
+
+
+def prompts_built() -> System:
+    """Prompts through a frozen CLIP."""
+    from tests.zoo.small_clips import built, files
+
+    return built(files(Path(tempfile.mkdtemp())), "prompts")
+
+
+def lights() -> list[list[Batch]]:
+    """Dark and bright pictures in turns."""
+    from tests.zoo.small_clips import mixed
+
+    return [[mixed(MICRO // 2) for _ in range(K)] for _ in range(STEPS)]
+
+
+def enhancer_built() -> System:
+    """An enhancer that two frozen networks judge."""
+    from tests.zoo.small_clips import built, files
+
+    return built(files(Path(tempfile.mkdtemp())), "enhance-1")
+
+
+_ALL = (
+    Subject("cidnet", "cidnet", pairs_built, pairs, lr=0.02, ranks=(1, 2)),
+    Subject("glip", "glip", boxes_built, boxes, lr=0.01, ranks=(1, 2)),
+    Subject("pairlie", "pairlie", exposures_built, exposures, lr=0.01),
+    Subject("codeformer, codes", "codeformer", codes_built, faces, lr=0.01, stage=1),
+    Subject("clip-lit, prompts", "prompts", prompts_built, lights, lr=0.01),
+    Subject("clip-lit, enhancer", "enhancer", enhancer_built, lights, lr=1e-3, stage=2),
+)
+SUBJECTS = {one.name: one for one in _ALL}
