@@ -200,8 +200,8 @@ class GlipSystem(System):
 
     def readable(self, text: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
         """Which spans have a token among those that fit into a text."""
-        words: np.ndarray = self.preparation.phrases(text, [[span] for span in spans])["class_words"]
-        return words.any(1).tolist()
+        words = self.preparation.phrases(text, [[span] for span in spans])["class_words"]
+        return [bool(own.any()) for own in words]
 
     def detect(self, picture: Any, class_names: Sequence[str], threshold: float = 0.5, limit: int = LIMIT) -> Found:
         """Boxes around objects of classes; names that do not fit into one text are asked for 40 at a time.

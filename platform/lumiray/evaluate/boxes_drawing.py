@@ -17,15 +17,20 @@ _Area = tuple[float, float, float, float]
 
 
 def with_boxes(
-    picture: np.ndarray, boxes: Sequence[Sequence[float]], labels: Sequence[int], words: Sequence[str]
+    picture: np.ndarray,
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    phrases: Sequence[str],
+    scores: Sequence[float],
 ) -> Image.Image:
-    """A picture with boxes, each with its words in a field of its colour beside it.
+    """A picture with boxes, each with its phrase and score in a field of its colour beside it.
 
     Args:
         picture: uint8 RGB `(H, W, 3)`.
         boxes: best first; x1, y1, x2, y2 in its pixels, the last pixel belongs to the box.
         labels: number of each box's phrase, from 1 on: boxes of one phrase have one colour.
-        words: for each box, in one line.
+        phrases: for each box; cut where the picture is too narrow.
+        scores: for each box.
     """
     factor = max(1, -(-LEAST_SIDE // max(picture.shape[:2])))
     sheet = Image.fromarray(picture)
@@ -37,8 +42,9 @@ def with_boxes(
     for corner, colour in reversed(list(zip(corners, colours, strict=True))):  # the best one is drawn last
         pen.rectangle(corner, outline=colour, width=max(2, size // 6))
     taken: list[_Area] = []
-    for corner, colour, text in zip(corners, colours, words, strict=True):
-        text = shortened(text, pen, font, sheet.width - size)
+    for corner, colour, phrase, score in zip(corners, colours, phrases, scores, strict=True):
+        figure = f" {score:.2f}"
+        text = shortened(phrase, pen, font, sheet.width - size - pen.textlength(figure, font=font)) + figure
         wide, high = pen.textlength(text, font=font) + 0.6 * size, 1.4 * size
         field = _place(corner, wide, high, sheet.size, taken)
         taken.append(field)

@@ -34,8 +34,7 @@ def ground_picture(command: GroundCommand) -> str:
     picture = _picture(options.picture)
     system = ready_system(command.slug, config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     found = system.ground(picture, options.text, threshold=options.threshold)
-    words = [f"{phrase} {score:.2f}" for phrase, score in zip(found.phrases, found.scores.tolist(), strict=True)]
-    sheet = with_boxes(picture, found.boxes.tolist(), found.labels.tolist(), words)
+    sheet = with_boxes(picture, found.boxes.tolist(), found.labels.tolist(), found.phrases, found.scores.tolist())
     form = DRAWINGS[PurePosixPath(options.output.lower()).suffix]
     buffer = io.BytesIO()
     sheet.save(buffer, form, quality=95)

@@ -16,8 +16,8 @@ from typing import Any
 from lumiray.data.picture_file import MOST_PIXELS, encoded, read_picture
 from lumiray.errors import UserError
 from lumiray.evaluate.picture_folder import Place, Report, Summary, each_picture, left_out, planned
-from lumiray.evaluate.picture_pool import Pool, over_cluster
-from lumiray.evaluate.restore_options import RestoreCommand, RestoreOptions
+from lumiray.evaluate.picture_pool import over_cluster, pool_of_workers
+from lumiray.evaluate.restore_options import RestoreCommand
 from lumiray.evaluate.run_weights import ready_system, with_own_weights
 from lumiray.registry import has_use, slugs
 from lumiray.storage import NotThere, base_name, read_bytes, write_atomically
@@ -43,7 +43,9 @@ def restore_folder(command: RestoreCommand) -> Summary:
         if options.workers == 1 and not os.environ.get("RAY_ADDRESS"):
             yield from restorer(waiting)
         else:
-            yield from over_cluster(partial(Restorer, command, options.workers), waiting, 1, partial(_pool, options))
+            yield from over_cluster(
+                partial(Restorer, command, options.workers), waiting, 1, partial(pool_of_workers, options.workers)
+            )
 
     try:
         return each_picture(options, result_of, restored)
@@ -80,25 +82,6 @@ def _whole(command: RestoreCommand) -> Any:
     """
     refuse_unless_restores(command.slug)
     return with_own_weights(command.config)
-
-
-def _pool(options: RestoreOptions, resources: dict[str, float]) -> Pool:
-    """A GPU for each process where there are any; else as many cores as leave room for all of them on the nodes.
-
-    Raises:
-        UserError: there are fewer than processes.
-    """
-    cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    there, kind = (gpus, "GPUs") if gpus else (cores, "cores")
-    if options.workers > there:
-        raise UserError(f"--workers {options.workers}: the cluster has {there} {kind}, and each process takes one.")
-    if gpus:
-        return Pool(options.workers, 1, 1)
-    import ray
-
-    nodes = [int(one["Resources"].get("CPU", 0)) for one in ray.nodes() if one["Alive"]]
-    fitting = (share for share in range(max(nodes), 1, -1) if sum(one // share for one in nodes) >= options.workers)
-    return Pool(options.workers, next(fitting, 1))
 
 
 class Restorer:
