@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import sys
@@ -53,21 +52,12 @@ def shards_of_squares(folder: Path, rows: int, seed: int, sizes: tuple[tuple[int
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    from glip_squares import tiny
+    from glip_squares import options_of, tiny
 
     base = tmp_path_factory.mktemp("glip")
-    config = tiny(base)
-    usual = type(config)()
-    system = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != getattr(usual, field.name):
-            words = [str(one) for one in value] if isinstance(value, tuple) else [str(value).lower()]
-            words = [str(value)] if isinstance(value, str) else words
-            system += [f"--{field.name.replace('_', '-')}", *words]
     sizes = ((64, 64), (64, 96))
     return [
-        *system,
+        *options_of(tiny(base)),
         *("--shards", str(shards_of_squares(base / "train", 16, 0, sizes, captions=True))),
         *("--val-shards", str(shards_of_squares(base / "held-out", 5, 1, sizes, captions=False))),
         *("--global-batch-size", "4", "--micro-batch-size", "2", "--steps", str(STEPS), "--warmup", "2"),

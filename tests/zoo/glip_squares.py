@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -56,6 +57,21 @@ def tiny(folder: Path, **changed: Any) -> GlipConfig:
         "grad_checkpointing": False,
     }
     return GlipConfig(**settings | changed)
+
+
+def options_of(config: GlipConfig) -> list[str]:
+    """Settings as a command line gives them: those that are not the default."""
+    usual, found = GlipConfig(), []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != getattr(usual, field.name):
+            words = (
+                map(str, value)
+                if isinstance(value, tuple)
+                else [value if isinstance(value, str) else str(value).lower()]
+            )
+            found += [f"--{field.name.replace('_', '-')}", *words]
+    return found
 
 
 def built(config: GlipConfig) -> GlipSystem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +64,7 @@ class Teacher:
                 for row, parts in zip(rows, self._with_boxes(rows, counts), strict=True):
                     if isinstance(parts, BadRow):
                         counts["unusable"] += 1
-                        wrong = wrong or f" (first: {_key(row)}{parts})"
+                        wrong = wrong or f"; first unusable: {_key(row)}{parts}"
                     elif parts is not None and isinstance(row, Row):
                         shard.add(row.key, parts)
             written = replace(shard.close(name), counts=dict(counts))
@@ -128,17 +128,12 @@ def told(written: Written) -> str:
     return f"{text}{left_out(counts)}"
 
 
-def left_out(counts: Any) -> str:
+def left_out(counts: Mapping[str, int]) -> str:
     """How many rows were left out and why, as the end of a sentence; empty if there were none."""
-    words = {
-        "without_phrase": "without a noun phrase",
-        "without_box": "without a box",
-        "unusable": "unusable",
-    }
-    parts = [f"{counts[name]} {text}" for name, text in words.items() if counts[name]]
-    return (f"; left out: {', '.join(parts)}" if parts else "") + (
-        f"; {counts['unread']} phrases lie behind what the teacher reads of a caption" if counts["unread"] else ""
-    )
+    words = {"without_phrase": "without a noun phrase", "without_box": "without a box", "unusable": "unusable"}
+    rows = ", ".join(f"{counts[name]} {text}" for name, text in words.items() if counts[name])
+    behind = f"; {counts['unread']} phrases lie behind what the teacher reads of a caption" if counts["unread"] else ""
+    return (f"; left out: {rows}" if rows else "") + behind
 
 
 def _caption(row: Row | BadRow) -> str | BadRow:
