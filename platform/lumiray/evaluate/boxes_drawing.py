@@ -45,10 +45,10 @@ def with_boxes(
     for corner, colour, phrase, score in zip(corners, colours, phrases, scores, strict=True):
         figure = f" {score:.2f}"
         text = shortened(phrase, pen, font, sheet.width - size - pen.textlength(figure, font=font)) + figure
-        wide, high = pen.textlength(text, font=font) + 0.6 * size, 1.4 * size
+        wide, high = round(pen.textlength(text, font=font) + 0.6 * size), round(1.4 * size)
         field = _place(corner, wide, high, sheet.size, taken)
         taken.append(field)
-        pen.rectangle(field, fill=colour)
+        pen.rectangle((field[0], field[1], field[2] - 1, field[3] - 1), fill=colour)
         middle = (field[1] + field[3]) / 2
         pen.text((field[0] + 0.3 * size, middle), text, fill=_ink(colour), font=font, anchor="lm")
     return sheet
