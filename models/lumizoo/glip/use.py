@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,6 @@ from torch import Tensor
 from lumiray.errors import UserError
 
 _SEPARATOR = re.compile(r"\s*\.(?:\s+|$)")
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found in a picture, best first.
-
-    Args:
-        boxes: fp32 `(n, 4)`, x1, y1, x2, y2 in pixels of the picture as given; the last pixel belongs to the box.
-        scores: fp32 `(n,)` in [0, 1].
-        labels: int64 `(n,)`, number of the phrase or class from 1 on.
-        phrases: the phrase or class of each box, in words.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    phrases: list[str]
 
 
 def pixels_of(picture: Any) -> np.ndarray:

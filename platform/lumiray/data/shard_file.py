@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO
 
 import numpy as np
@@ -21,10 +21,16 @@ from lumiray.data.tar import split_name
 
 @dataclass(frozen=True)
 class Written:
-    """A shard that was written, and the bytes of each of its rows, headers and padding included: int64 (n,)."""
+    """A shard that was written.
+
+    Args:
+        lengths: bytes of each of its rows, headers and padding included: int64 (n,).
+        counts: what its writer counted besides.
+    """
 
     shard: WrittenShard
     lengths: np.ndarray
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> Rows:

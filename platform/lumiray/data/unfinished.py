@@ -53,13 +53,16 @@ def claim(output: str, wanted: Mapping[str, str]) -> dict[str, Written]:
     note = b"Shards are being written here. The same command goes on where it was interrupted.\n"
     storage.write_atomically(storage.join(output, MARKER, "about.txt"), note)
     entries = storage.list_entries(output)
-    named = [each for each in entries if each.name in wanted]
-    found = map_requests(lambda each: _finished(output, each, wanted[each.name]), named, storage.is_s3(output))
-    kept = {one.shard.name: one for one in found if one is not None}
+    kept = _finished_of(output, entries, wanted)
     for name in [each.name for each in entries if each.name not in kept]:
         if name.endswith(".tar") or name in (MANIFEST, SIZES) or _was_cut_off(name):
             storage.remove_tree(storage.join(output, name))
     return kept
+
+
+def finished(output: str, wanted: Mapping[str, str]) -> dict[str, Written]:
+    """Those of these shards that are finished, by name; `wanted` as in `claim`."""
+    return _finished_of(output, storage.list_entries(output), wanted)
 
 
 def release(output: str) -> None:
@@ -79,14 +82,27 @@ def write_planned(plan: ShardPlan, output: str) -> Written:
         for number, parts in enumerate(_parts_of(plan.rows()), start=plan.first):
             shard.add(f"{number:09d}", parts)
         written = shard.close(plan.name)
-    record = {"digest": plan.digest, "mark": storage.entry(url).mark, "shard": asdict(written.shard)}
-    data = json.dumps(record | {"lengths": written.lengths.tolist()}).encode()
-    storage.write_atomically(_record(output, plan.name), data)
+    leave_record(output, written, plan.digest)
     return written
+
+
+def leave_record(output: str, written: Written, digest: str) -> None:
+    """Say that a shard is finished: `claim` and `finished` find it by its digest, as long as its file stays."""
+    name = written.shard.name
+    mark = storage.entry(storage.join(output, name)).mark
+    record = {"digest": digest, "mark": mark, "shard": asdict(written.shard), "counts": dict(written.counts)}
+    data = json.dumps(record | {"lengths": written.lengths.tolist()}).encode()
+    storage.write_atomically(_record(output, name), data)
 
 
 def _record(output: str, name: str) -> str:
     return storage.join(output, MARKER, f"{name}.json")
+
+
+def _finished_of(output: str, entries: Iterable[Entry], wanted: Mapping[str, str]) -> dict[str, Written]:
+    named = [each for each in entries if each.name in wanted]
+    found = map_requests(lambda each: _finished(output, each, wanted[each.name]), named, storage.is_s3(output))
+    return {one.shard.name: one for one in found if one is not None}
 
 
 def _finished(output: str, entry: Entry, digest: str) -> Written | None:
@@ -96,7 +112,7 @@ def _finished(output: str, entry: Entry, digest: str) -> Written | None:
         shard = WrittenShard(**found["shard"])
         if (found["digest"], found["mark"], shard.bytes) != (digest, entry.mark, entry.size):
             return None
-        return Written(shard, np.array(found["lengths"], np.int64))
+        return Written(shard, np.array(found["lengths"], np.int64), dict(found["counts"]))
     except (storage.NotThere, ValueError, KeyError, TypeError):
         return None
 

@@ -80,7 +80,7 @@ def make_shards(
             finished = kept | {one.shard.name: one for one in made}
         except UserError as error:
             raise RunFailure(f"{error} Shards that are finished stay: the same command goes on from there.") from None
-    return _conclude(output, [finished[name] for name in wanted], skipped)
+    return conclude(output, [finished[name] for name in wanted], skipped)
 
 
 def write_shards(
@@ -118,11 +118,15 @@ def write_shards(
             storage.remove_tree(storage.join(output, done.shard.name))
         release(output)
         raise
-    return _conclude(output, finished, skipped=0)
+    return conclude(output, finished, skipped=0)
 
 
-def _conclude(output: str, finished: Sequence[Written], skipped: int) -> Manifest:
-    """Write what lies beside the shards, and call the set whole."""
+def conclude(output: str, finished: Sequence[Written], skipped: int) -> Manifest:
+    """Write what lies beside shards that `claim` was called for, and call the set whole.
+
+    Args:
+        skipped: rows of the source that were left out.
+    """
     Catalog(output, None).keep([(storage.join(output, one.shard.name), one.rows) for one in finished])
     manifest = Manifest(output, tuple(one.shard for one in finished), skipped)
     write_manifest(manifest)

@@ -1,4 +1,4 @@
-"""Pictures restored by a pool of processes over the cluster (Ray Data), what they need loaded once in each."""
+"""Files made of files by a pool of processes over the cluster (Ray Data), what they need loaded once in each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lumiray.errors import RunFailure
+from lumiray.errors import RunFailure, UserError
 from lumiray.evaluate.picture_folder import Place, Report
 
 Work = Callable[[Sequence[Place]], Iterable[Report]]
@@ -25,10 +25,29 @@ class Pool:
     gpus: float = 0
 
 
+def pool_of_workers(workers: int, resources: dict[str, float]) -> Pool:
+    """A GPU for each process where there are any; else as many cores as leave room for all of them on the nodes.
+
+    Raises:
+        UserError: there are fewer than processes.
+    """
+    cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    there, kind = (gpus, "GPUs") if gpus else (cores, "cores")
+    if workers > there:
+        raise UserError(f"--workers {workers}: the cluster has {there} {kind}, and each process takes one.")
+    if gpus:
+        return Pool(workers, 1, 1)
+    import ray
+
+    nodes = [int(one["Resources"].get("CPU", 0)) for one in ray.nodes() if one["Alive"]]
+    fitting = (share for share in range(max(nodes), 1, -1) if sum(one // share for one in nodes) >= workers)
+    return Pool(workers, next(fitting, 1))
+
+
 def over_cluster(
     make: Callable[[], Work], places: Sequence[Place], group: int, pool_of: Callable[[dict[str, float]], Pool]
 ) -> Iterator[Report]:
-    """What became of each picture, as they are done.
+    """What became of each picture, or other file, as they are done.
 
     Args:
         make: called once in each process; what it gives does the pictures of one task.
@@ -48,7 +67,7 @@ def over_cluster(
             yield from (Report(**json.loads(one)) for one in batch["report"])
     except Exception as error:
         known = user_error_behind(error) or lacking_module(error)
-        raise known or RunFailure(f"Restoring failed: {error}") from error
+        raise known or RunFailure(f"The pool of processes failed: {error}") from error
 
 
 def _pipeline(make: Callable[[], Work], tasks: list[str], pool_of: Callable[[dict[str, float]], Pool]) -> Any:

@@ -16,11 +16,11 @@ from typing import Any
 from lumiray.data.picture_file import MOST_PIXELS, encoded, read_picture
 from lumiray.errors import UserError
 from lumiray.evaluate.picture_folder import Place, Report, Summary, each_picture, left_out, planned
-from lumiray.evaluate.picture_pool import Pool, over_cluster
-from lumiray.evaluate.restore_options import RestoreCommand, RestoreOptions
-from lumiray.registry import slugs, system, system_class
-from lumiray.storage import NotThere, absolute, base_name, is_s3, read_bytes, write_atomically
-from lumiray.system import System, stage_named
+from lumiray.evaluate.picture_pool import over_cluster, pool_of_workers
+from lumiray.evaluate.restore_options import RestoreCommand
+from lumiray.evaluate.run_weights import ready_system, with_own_weights
+from lumiray.registry import has_use, slugs
+from lumiray.storage import NotThere, base_name, read_bytes, write_atomically
 
 EXTENSIONS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}  # the first is given to other names
 
@@ -43,7 +43,9 @@ def restore_folder(command: RestoreCommand) -> Summary:
         if options.workers == 1 and not os.environ.get("RAY_ADDRESS"):
             yield from restorer(waiting)
         else:
-            yield from over_cluster(partial(Restorer, command, options.workers), waiting, 1, partial(_pool, options))
+            yield from over_cluster(
+                partial(Restorer, command, options.workers), waiting, 1, partial(pool_of_workers, options.workers)
+            )
 
     try:
         return each_picture(options, result_of, restored)
@@ -67,8 +69,8 @@ def refuse_unless_restores(slug: str) -> None:
     Raises:
         UserError: it does not; names those that do.
     """
-    if system_class(slug).restore is System.restore:
-        able = [one for one in slugs() if system_class(one).restore is not System.restore]
+    if not has_use(slug, "restore"):
+        able = [one for one in slugs() if has_use(one, "restore")]
         raise UserError(f"{slug} restores no pictures; these do: {', '.join(able)}.")
 
 
@@ -79,33 +81,7 @@ def _whole(command: RestoreCommand) -> Any:
         UserError: the system restores nothing, or is given no weights.
     """
     refuse_unless_restores(command.slug)
-    config = command.config
-    if not hasattr(config, "weights"):
-        return config
-    if config.weights is None:
-        raise UserError(
-            "--weights is missing: without them the network is random. Give a published checkpoint, or a run's output."
-        )
-    return dataclasses.replace(config, weights=config.weights if is_s3(config.weights) else absolute(config.weights))
-
-
-def _pool(options: RestoreOptions, resources: dict[str, float]) -> Pool:
-    """A GPU for each process where there are any; else as many cores as leave room for all of them on the nodes.
-
-    Raises:
-        UserError: there are fewer than processes.
-    """
-    cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    there, kind = (gpus, "GPUs") if gpus else (cores, "cores")
-    if options.workers > there:
-        raise UserError(f"--workers {options.workers}: the cluster has {there} {kind}, and each process takes one.")
-    if gpus:
-        return Pool(options.workers, 1, 1)
-    import ray
-
-    nodes = [int(one["Resources"].get("CPU", 0)) for one in ray.nodes() if one["Alive"]]
-    fitting = (share for share in range(max(nodes), 1, -1) if sum(one // share for one in nodes) >= options.workers)
-    return Pool(options.workers, next(fitting, 1))
+    return with_own_weights(command.config)
 
 
 class Restorer:
@@ -118,16 +94,11 @@ class Restorer:
     def __init__(self, command: RestoreCommand, processes: int = 1) -> None:
         import torch
 
-        from lumiray.evaluate.run_weights import stage_of_run, with_local_weights
         from lumiray.evaluate.tile_size import chosen_tiling, measured_memory
 
         self._options = command.options
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        with with_local_weights(command.slug, command.config) as config:
-            self._system = system(command.slug, config)
-            stage = stage_of_run(getattr(command.config, "weights", None))
-            self._system.build(stage_named(self._system, stage) if stage else self._system.stages()[-1])
-        self._system.networks.eval().to(device)
+        self._system = ready_system(command.slug, command.config, device)
         self._memory = measured_memory(self._system, device, processes)
         tile = "none" if self._system.whole else command.options.tile
         self._tiling = chosen_tiling(tile, self._system, self._memory, device)

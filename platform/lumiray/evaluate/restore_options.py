@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from lumiray.command import read_options, require_system, value_of
+from lumiray.command import require_system
 from lumiray.errors import UserError, check_number
-from lumiray.evaluate.run_weights import settings_of_run
-from lumiray.registry import config_class, slugs
+from lumiray.evaluate.use_options import with_system_options
+from lumiray.registry import slugs
 
 EXAMPLE = "--weights published.pth --input photos/ --output restored/"
 
@@ -71,12 +70,5 @@ def read_restore_command(arguments: Sequence[str], description: str) -> RestoreC
     options: Any = Annotated[RestoreOptions, flat, tyro.conf.FlagConversionOff]
     require_system(arguments, options, f"{slugs()[0]} {EXAMPLE}", slugs(), description)
     slug = arguments[0]
-    kind: Any = config_class(slug)
-    weights = value_of(arguments, "--weights")
-    default = (settings_of_run(slug, weights) if weights else None) or kind()
-    fields: list[Any] = [
-        ("options", options),
-        ("config", Annotated[kind, flat, tyro.conf.FlagConversionOff], dataclasses.field(default=default)),
-    ]
-    found = read_options(dataclasses.make_dataclass("Restore", fields, frozen=True), arguments[1:], description)
+    found = with_system_options(RestoreOptions, slug, arguments[1:], description)
     return RestoreCommand(slug, found.options, found.config)

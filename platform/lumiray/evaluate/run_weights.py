@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lumiray.errors import UserError
+from lumiray.registry import system
 from lumiray.settings_file import job_from, read_settings, without_weights
 from lumiray.storage import NotThere, absolute, base_name, exists, is_s3, join, local_path, parent, read_bytes
+from lumiray.system import System, stage_named
 
 SETTINGS, IDENTITY, CHECKPOINTS = "config.yaml", "run.json", "checkpoints"
 FILES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt")  # on S3 a folder is told from a file by its name alone
@@ -73,6 +75,36 @@ def _outputs(place: str) -> tuple[str, ...]:
     return (place, parent(holder)) if base_name(holder) == CHECKPOINTS else (place,)
 
 
+def with_own_weights(config: Any) -> Any:
+    """A system's settings, its weights by an address that every process finds.
+
+    Raises:
+        UserError: none are given.
+    """
+    if not hasattr(config, "weights"):
+        return config
+    if config.weights is None:
+        raise UserError(
+            "--weights is missing: without them the network is random. Give a published checkpoint, or a run's output."
+        )
+    return dataclasses.replace(config, weights=config.weights if is_s3(config.weights) else absolute(config.weights))
+
+
+def ready_system(slug: str, config: Any, device: Any) -> System:
+    """A system in use: the networks of the stage that its weights are of, or of the last one, in eval mode.
+
+    Raises:
+        UserError: weights that are missing or do not fit.
+        RunFailure: a damaged checkpoint.
+    """
+    with with_local_weights(slug, config) as local:
+        made = system(slug, local)
+        stage = stage_of_run(getattr(config, "weights", None))
+        made.build(stage_named(made, stage) if stage else made.stages()[-1])
+    made.networks.eval().to(device)
+    return made
+
+
 @contextmanager
 def with_local_weights(slug: str, config: Any) -> Iterator[Any]:
     """The configuration with weights in a local file, for as long as the system is built.
@@ -99,7 +131,6 @@ def with_local_weights(slug: str, config: Any) -> Iterator[Any]:
 
 
 def _export(slug: str, config: Any, weights: str, local: str) -> None:
-    from lumiray.registry import system
     from lumiray.train.export import encode
     from lumiray.train.manifest import open_checkpoint
     from lumiray.train.restore import export_model
