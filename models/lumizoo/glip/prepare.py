@@ -13,7 +13,7 @@ from lumiray.data.records import Detection, Grounding, boxes_of
 from lumiray.errors import UserError
 from lumiray.system import BadRow, Row
 from lumizoo.glip.config import GlipConfig
-from lumizoo.glip.prompts import Prompt, clean, prompts_of_all, sampled_prompt, swap_sides
+from lumizoo.glip.prompts import Prompt, clean, prompt_with_some, prompts_of_all, sampled_prompt, swap_sides
 from lumizoo.glip.resize import mirror_boxes, resize, resized_shape, scale_boxes
 from lumizoo.glip.tokens import Spans, Tokenizer, binary_map
 
@@ -58,16 +58,21 @@ class Prepare:
             )
         return found
 
-    def __call__(self, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
+    def __call__(self, row: Row, draw: np.random.Generator | None, in_order: bool = False) -> dict[str, Any]:
         """Arrays of a training row (`training`), or, without a generator, of an evaluation row (`evaluation`).
+
+        Args:
+            in_order: all classes are named in their own order, as in evaluation; else some of them, shuffled.
 
         Raises:
             BadRow: the row cannot be used.
         """
         given = boxes_of(row)
-        return self.evaluation(given) if draw is None else self.training(given, draw)
+        return self.evaluation(given) if draw is None else self.training(given, draw, in_order)
 
-    def training(self, given: Grounding | Detection, draw: np.random.Generator) -> dict[str, Any]:
+    def training(
+        self, given: Grounding | Detection, draw: np.random.Generator, in_order: bool = False
+    ) -> dict[str, Any]:
         """A row at one of the short sides, mirrored or not, at random.
 
         Returns:
@@ -79,7 +84,7 @@ class Prepare:
                 published code takes another row then, too, or leaves a batch out where a tenth of it has no box.
         """
         config = self.config
-        found = self._captioned(given, draw)
+        found = self._captioned(given, draw, in_order)
         mirrored = draw.random() < 0.5
         if mirrored and config.flip_words and isinstance(given, Grounding):
             text, spans = swap_sides(found.text, found.spans)
@@ -106,7 +111,7 @@ class Prepare:
             "mask": tokens.mask[None],
         }
 
-    def _captioned(self, given: Grounding | Detection, draw: np.random.Generator) -> Captioned:
+    def _captioned(self, given: Grounding | Detection, draw: np.random.Generator, in_order: bool) -> Captioned:
         boxes = inclusive(given.boxes)
         kept = not_empty(boxes)
         if isinstance(given, Grounding):
@@ -115,7 +120,10 @@ class Prepare:
         self._check_names(given.classes)
         labels = np.array(given.labels, np.int64)[kept]
         positive = sorted(set(labels.tolist()))
-        found = sampled_prompt(given.classes, positive, self.config.negatives, self.tokenizer, draw)
+        if in_order:
+            found = prompt_with_some(given.classes, positive, self.tokenizer, draw)
+        else:
+            found = sampled_prompt(given.classes, positive, self.config.negatives, self.tokenizer, draw)
         spans_of = dict(zip(found.numbers, found.spans, strict=True))
         named = np.array([label in spans_of for label in labels.tolist()], bool)
         return Captioned(found.text, boxes[kept][named], tuple((spans_of[one],) for one in labels[named].tolist()))

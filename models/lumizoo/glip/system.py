@@ -1,4 +1,4 @@
-"""GLIP as a system: one stage on grounding rows, one player, grounding and detection in use (card glip)."""
+"""GLIP as a system: stages on grounding rows, one player, grounding and detection in use (card glip)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lumiray.errors import UserError
-from lumiray.system import Batch, Optimizer, Player, Record, Row, Schedule, Stage, System, Term
+from lumiray.system import Batch, Row, Stage, System, Term
 from lumizoo.blocks.published import whole_path
 from lumizoo.glip.anchors import level_sizes
 from lumizoo.glip.config import GlipConfig
@@ -24,14 +24,9 @@ from lumizoo.glip.pack import MULTIPLE, pack
 from lumizoo.glip.prepare import Prepare
 from lumizoo.glip.prompts import prompts_of_all
 from lumizoo.glip.resize import resize, resized_shape
+from lumizoo.glip.stages import KEY, PRETRAIN, PROMPT, freeze_for_prompt, stages_of
 from lumizoo.glip.use import Found, checked_spans, phrases_in, pixels_of, words_of
 from lumizoo.glip.weights import TOWERS, load_bert, load_published, load_swin, to_published, tower_file
-
-KEY = "glip"
-TEXT_FACTOR, BIAS_FACTOR = 0.1, 2.0  # of the learning rate
-WARMUP = 2000
-STEPS = 684_375  # 30 epochs of 1.46 M pictures
-DROPS = (0.67, 0.89)  # parts of the run after which the rate is a tenth of what it was
 
 
 class GlipSystem(System):
@@ -60,43 +55,20 @@ class GlipSystem(System):
         return replace(config, **paths)
 
     def stages(self) -> tuple[Stage, ...]:
-        """The single stage; rates by name are known once the networks are built.
-
-        The text encoder has a tenth of the rate; what has "bias" in its name has twice its rate and no decay, tables of
-        relative positions included.  Published runs clip gradients to a norm of 1: `--engine.clip-norm 1`.  GLIP-L has
-        a weight decay of 0.01: `--optimizer.weight-decay 0.01`; that it falls with the rate is left out.  The warm-up
-        begins with a 2000th of the rate, in the published code with a 1000th.
-        """
-        config = self.config
-        player = Player(
-            KEY,
-            (KEY,),
-            Optimizer("adamw", lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4),
-            Schedule("steps", warmup=WARMUP, milestones=DROPS, factor=0.1),
-            ema=config.ema_decay or None,
-            no_decay=frozenset(name for name in self._names() if "bias" in name),
-            lr_factors={name: factor for name in self._names() if (factor := rate_factor(name)) != 1},
-        )
-        return (
-            Stage(
-                "pretrain",
-                Record.GROUNDING,
-                (player,),
-                steps=STEPS,
-                global_batch_size=64,
-                micro_batch_size=2,
-                metrics=("box_ap",),
-            ),
-        )
+        """See `stages_of`; rates by name are known once the networks are built."""
+        return stages_of(self.config, self._names())
 
     def _names(self) -> list[str]:
         built = getattr(self, "networks", None)
         return [] if built is None else [name for name, _ in built.named_parameters()]
 
     def build(self, stage: Stage) -> nn.ModuleDict:
-        """The network under `glip`, from a checkpoint of the whole, or of its towers, or from scratch."""
+        """The network under `glip`, from a checkpoint of the whole, or of its towers, or from scratch.
+
+        That of stage `prompt` has a table more, which a checkpoint may lack, and trains nothing else.
+        """
         config = self.config
-        network = Glip(config)
+        network = Glip(config, table=stage.name == PROMPT)
         if config.weights:
             load_published(network, config.weights)
         else:
@@ -104,12 +76,14 @@ class GlipSystem(System):
                 load_swin(network.backbone["body"], config.swin_weights)
             if config.bert_weights:
                 load_bert(network.language_backbone.body["model"], config.bert_weights)
+        if stage.name == PROMPT:
+            freeze_for_prompt(network)
         self.networks = nn.ModuleDict({KEY: network})
         return self.networks
 
     def prepare(self, stage: Stage, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
-        """See `Prepare`."""
-        return self.preparation(row, draw)
+        """See `Prepare`; all classes are named in their own order but in pre-training."""
+        return self.preparation(row, draw, in_order=stage.name != PRETRAIN)
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         """See `pack`."""
@@ -236,12 +210,6 @@ class GlipSystem(System):
         labels = found.labels[kept]
         named = [phrases[label - 1] for label in labels.tolist()]
         return Found(found.boxes[kept], found.scores[kept], labels, named)
-
-
-def rate_factor(name: str) -> float:
-    """By what a parameter's learning rate is multiplied (card glip, Training)."""
-    own = TEXT_FACTOR if name.startswith(f"{KEY}.language_backbone.") else 1.0
-    return own * (BIAS_FACTOR if "bias" in name else 1.0)
 
 
 def cropped(pictures: Tensor, sizes: Tensor) -> Tensor:
