@@ -44,7 +44,7 @@ class Glip(nn.Module):
         self.rpn = nn.ModuleDict({"head": Head(config)})
         self.tunable_linear: nn.Embedding | None = None
         if table:
-            self.tunable_linear = nn.Embedding(TABLE_ROWS, config.bert_width)
+            self.tunable_linear = nn.Embedding(max(TABLE_ROWS, config.max_tokens), config.bert_width)
             nn.init.zeros_(self.tunable_linear.weight)
 
     def forward(self, pictures: Tensor, tokens: Tensor, mask: Tensor) -> Predictions:
