@@ -29,6 +29,7 @@ from tests.settings import leaves, options
 
 from lumiray.command import Asked
 from lumiray.config import RunConfig
+from lumiray.evaluate.box_options import BoxOptions
 from lumiray.evaluate.evaluate_options import EvaluateOptions
 from lumiray.evaluate.fit_options import FitOptions
 from lumiray.evaluate.restore_options import RestoreOptions
@@ -39,7 +40,7 @@ FROZEN = Path(__file__).with_name("options.txt")
 JOB, SLUG = "jobs/clip_pretrain.py", "clip"
 TRAINS_SEVERAL = "jobs/restore_finetune.py"
 FIT_JOB, RESTORE_JOB, SEARCH_JOB = "jobs/restore_zero_shot.py", "jobs/restore_images.py", "jobs/search.py"
-EVALUATE_JOB = "jobs/restore_evaluate.py"
+EVALUATE_JOB, BOXES_JOB = "jobs/restore_evaluate.py", "jobs/glip_evaluate.py"
 RENEW = "python tests/house/test_options.py --write"
 TRAINED = [config_class(slug) for slug in slugs()]
 FITTED = [config_class(slug, "fit") for slug in slugs("fit")]
@@ -86,10 +87,10 @@ def listed_fits() -> list[str]:
 
 
 def listed_restores() -> list[str]:
-    """Options of the jobs that restore folders and that evaluate, without those of a system."""
+    """Options of the jobs that restore folders and that evaluate pictures or boxes, without those of a system."""
     return [
         f"{job} {flag(name)} {'required' if default is dataclasses.MISSING else shown(default)}"
-        for job, kind in (("RESTORE", RestoreOptions), ("EVALUATE", EvaluateOptions))
+        for job, kind in (("RESTORE", RestoreOptions), ("EVALUATE", EvaluateOptions), ("BOXES", BoxOptions))
         for name, _, default in leaves(kind)
     ]
 
@@ -138,7 +139,8 @@ def test_the_help_of_a_system_shows_the_run_s_options_and_its_own(slug: str) -> 
 
 
 @pytest.mark.parametrize(
-    "kind", [RunConfig, Asked, FitOptions, RestoreOptions, EvaluateOptions, SearchOptions, *TRAINED, *FITTED]
+    "kind",
+    [RunConfig, Asked, FitOptions, RestoreOptions, EvaluateOptions, BoxOptions, SearchOptions, *TRAINED, *FITTED],
 )
 def test_every_option_is_explained_by_the_text_below_its_field(kind: type) -> None:
     for one in classes(kind):
@@ -193,7 +195,7 @@ if __name__ == "__main__":
         head: listed(),
         "# Options of the other systems, besides those of the run above": listed_trained(),
         f"# Options of {FIT_JOB} SYSTEM, and of each system": listed_fits(),
-        f"# Options of {RESTORE_JOB} and {EVALUATE_JOB}, without those of the system": listed_restores(),
+        f"# Options of {RESTORE_JOB}, {EVALUATE_JOB} and {BOXES_JOB}, without those of the system": listed_restores(),
         f"# Options of {SEARCH_JOB} SYSTEM, besides those of the system's own job": listed_searches(),
     }
     FROZEN.write_text("".join(f"{line}\n" for title, lines in parts.items() for line in (title, *lines)))

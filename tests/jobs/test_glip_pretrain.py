@@ -1,4 +1,4 @@
-"""The GLIP job as a process: grounding rows from shards, average precision, a kill, another number of workers."""
+"""The GLIP job as a process: grounding rows from shards, average precision, a kill, another number of workers, tuning."""
 
 from __future__ import annotations
 
@@ -113,3 +113,24 @@ def test_a_run_that_was_killed_goes_on_with_two_workers_as_if_nothing_had_happen
         assert found[step]["loss"] == pytest.approx(row["loss"], rel=1e-4), f"step {step}"
     ours, theirs = logged(tmp_path, "evaluation")[STEPS], logged(uncut, "evaluation")[STEPS]
     assert ours["box_ap"] == pytest.approx(theirs["box_ap"], abs=0.01)
+
+
+def test_a_prompt_tuned_on_a_run_is_evaluated_by_every_measure_on_several_sets(
+    tmp_path: Path, ray_address: str, options: list[str], uncut: Path
+) -> None:
+    tuned = [*options, "--stage", "prompt", "--weights", str(uncut), "--steps", "2", "--warmup", "0"]
+    code, text = start_job("glip_finetune.py", str(tmp_path), *tuned, ray_address=ray_address).finish()
+    assert code == 0, text
+    shards = options[options.index("--val-shards") + 1]
+    captioned = options[options.index("--shards") + 1]
+    asked = ["--run", str(tmp_path), "--val-shards", f"own={shards}", f"other={captioned}", "--workers", "2"]
+    asked += ["--measures", "coco", "lvis", "phrases"]
+    written = str(tmp_path / "figures.json")
+    code, text = start_job("glip_evaluate.py", written, *asked, ray_address=ray_address).finish()
+    assert code == 0, text
+    told = json.loads(Path(written).read_text())
+    assert told["stage"] == "prompt"
+    found = told["metrics"]
+    for name in ("box_ap", "fixed_ap", "phrase_recall@10"):
+        assert found[f"average/{name}"] == pytest.approx((found[f"own/{name}"] + found[f"other/{name}"]) / 2)
+    assert found["own/box_ap"] == pytest.approx(logged(tmp_path, "evaluation")[2]["box_ap"], abs=1e-6)

@@ -216,6 +216,7 @@ def test_what_evaluation_compares_is_what_a_user_finds(tmp_path: Path) -> None:
         "labels": (2, 100),
         "true_boxes": (2, 2, 4),
         "true_labels": (2, 2),
+        "judged": (2, 3),
     }
     assert found["true_labels"].tolist() == [[3, 1], [0, 0]]
     assert found["true_boxes"][0].tolist() == [[1, 2, 8, 8], [5, 5, 19, 19]]

@@ -144,7 +144,7 @@ class Prepare:
             `picture`, `size` as in training; `original` int32 (H, W) before it was resized; `boxes` fp32 `(N, 4)`,
             inclusive corners in the original, with `labels` int32 `(N,)` from 1 on and `count` N; `tokens` int32 and
             `mask` bool `(K, T)` of K texts; `class_words` bool `(C, T)`, tokens of each class, and `class_text` int32
-            `(C,)`, its text from 1 on.
+            `(C,)`, its text from 1 on; `judged` as `judged_classes` gives it.
 
         Raises:
             BadRow: the picture cannot be decoded, or a class has no token.
@@ -159,6 +159,7 @@ class Prepare:
             phrases = list(dict.fromkeys(given.spans))
             labels = np.array([phrases.index(own) for own in given.spans], np.int32)
             texts = self.phrases(given.caption, phrases)
+        judged = judged_classes(given, len(texts["class_text"]))
         picture = given.picture.decoded()
         before = picture.shape[0], picture.shape[1]
         after = resized_shape(before, self.config.short_side, self.config.long_side)
@@ -169,6 +170,7 @@ class Prepare:
             "boxes": boxes[kept].astype(np.float32),
             "labels": labels[kept] + 1,
             "count": np.int32(kept.sum()),
+            "judged": judged,
         }
 
     def texts(self, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
@@ -192,6 +194,17 @@ class Prepare:
             "class_words": binary_map(tokens, spans),
             "class_text": np.ones(len(spans), np.int32),
         }
+
+
+def judged_classes(given: Grounding | Detection, classes: int) -> np.ndarray:
+    """What a row says of each class, int32 `(C,)`: 0 not looked for, 1 every object has a box, 2 some may have none."""
+    judged = np.ones(classes, np.int32)
+    if isinstance(given, Detection):
+        if given.absent is not None:
+            judged[:] = 0
+            judged[[*given.absent, *given.labels]] = 1
+        judged[list(given.not_exhaustive)] = 2
+    return judged
 
 
 def inclusive(boxes: np.ndarray) -> np.ndarray:

@@ -110,16 +110,18 @@ class GlipSystem(System):
         """What average precision compares, in pixels of the pictures as stored; see `Prepare.evaluation`.
 
         Returns:
-            `boxes` fp32 `(B, 100, 4)`, `scores` fp32 `(B, 100)` best first, `labels` int64 `(B, 100)` from 1 on, where
-            nothing was found 0; `true_boxes` `(B, N, 4)`, `true_labels` `(B, N)`, 0 for padding.
+            `boxes` fp32 `(B, M, 4)` of M = `config.detections`, `scores` fp32 `(B, M)` best first, `labels` int64
+            `(B, M)` from 1 on, where nothing was found 0; `true_boxes` `(B, N, 4)`, `true_labels` `(B, N)`, 0 for
+            padding; `judged` `(B, C)`, see `judged_classes`.
         """
-        found = self._found(batch, Rules())
-        boxes = torch.zeros(len(found), LIMIT, 4, device=batch["picture"].device)
-        scores, labels = boxes.new_zeros(len(found), LIMIT), boxes.new_zeros(len(found), LIMIT).long()
+        limit = self.config.detections
+        found = self._found(batch, Rules(limit=limit))
+        boxes = torch.zeros(len(found), limit, 4, device=batch["picture"].device)
+        scores, labels = boxes.new_zeros(len(found), limit), boxes.new_zeros(len(found), limit).long()
         for number, one in enumerate(found):
             count = len(one.scores)
             boxes[number, :count], scores[number, :count], labels[number, :count] = one.boxes, one.scores, one.labels
-        true = {"true_boxes": batch["boxes"], "true_labels": batch["labels"].long()}
+        true = {"true_boxes": batch["boxes"], "true_labels": batch["labels"].long(), "judged": batch["judged"]}
         return {"boxes": boxes, "scores": scores, "labels": labels} | true
 
     def _found(self, batch: Batch, rules: Rules) -> list[Detections]:

@@ -1,7 +1,8 @@
 """Files of boxes that people have, as rows of pictures with their `.json` (`records.boxes_of`).
 
     coco    one JSON object: `images`, `annotations` with `bbox` [x, y, width, height], `categories`; where images carry
-            a `caption` and annotations `tokens_positive`, the phrase-grounding files of MDETR and GLIP
+            a `caption` and annotations `tokens_positive`, the phrase-grounding files of MDETR and GLIP; where they have
+            `neg_category_ids` and `not_exhaustive_category_ids`, those of LVIS
     odvg    a JSON object per line with `filename` and either `detection` (instances with `bbox` [left, top, right,
             bottom], `label` and `category`) or `grounding` (`caption`, and regions with `bbox` and `phrase`), as
             open-set detectors read them
@@ -75,7 +76,18 @@ def _coco(source: str) -> _Rows:
             given |= {"caption": image["caption"], "spans": [one.get("tokens_positive") for one in own]}
         else:
             given |= {"classes": classes, "labels": [places.get(one.get("category_id")) for one in own]}
-        yield where, _field(image, "file_name", where), given
+            for field, theirs in JUDGED.items():
+                if theirs in image:
+                    given[field] = [places.get(one) for one in image[theirs]]
+        yield where, image.get("file_name") or _name_in(_field(image, "coco_url", where)), given
+
+
+JUDGED = {"absent": "neg_category_ids", "not_exhaustive": "not_exhaustive_category_ids"}  # in LVIS
+
+
+def _name_in(url: Any) -> str:
+    """`val2017/000000397133.jpg` of a picture's address, where a file of LVIS has no other name."""
+    return "/".join(str(url).split("/")[-2:])
 
 
 def _odvg(source: str) -> _Rows:
