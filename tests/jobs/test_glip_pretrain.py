@@ -1,4 +1,4 @@
-"""The GLIP job as a process: grounding rows from shards, average precision, a kill, another number of workers, tuning."""
+"""The GLIP jobs as processes: grounding rows, average precision, a kill, another number of workers, tuning."""
 
 from __future__ import annotations
 

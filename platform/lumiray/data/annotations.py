@@ -79,15 +79,17 @@ def _coco(source: str) -> _Rows:
             for field, theirs in JUDGED.items():
                 if theirs in image:
                     given[field] = [places.get(one) for one in image[theirs]]
-        yield where, image.get("file_name") or _name_in(_field(image, "coco_url", where)), given
+        yield where, _name_in(image, where), given
 
 
 JUDGED = {"absent": "neg_category_ids", "not_exhaustive": "not_exhaustive_category_ids"}  # in LVIS
 
 
-def _name_in(url: Any) -> str:
-    """`val2017/000000397133.jpg` of a picture's address, where a file of LVIS has no other name."""
-    return "/".join(str(url).split("/")[-2:])
+def _name_in(image: dict[str, Any], where: str) -> str:
+    """A picture's name; in files of LVIS, which have none, `val2017/000000397133.jpg` of its address."""
+    if "file_name" not in image and "coco_url" in image:
+        return "/".join(str(image["coco_url"]).split("/")[-2:])
+    return str(_field(image, "file_name", where))
 
 
 def _odvg(source: str) -> _Rows:
