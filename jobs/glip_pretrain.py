@@ -7,6 +7,7 @@
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,18 +17,23 @@ from lumiray.command import run
 from lumiray.config import JobConfig
 
 
+def of_stage(job: JobConfig) -> JobConfig:
+    """The job with its stage: glip_finetune.py has the others."""
+    return replace(job, run=replace(job.run, stage=job.run.stage or "pretrain"))
+
+
 def train(job: JobConfig) -> None:
     """Run the job to its end."""
     from lumiray.train.launch import train as launch
 
-    launch(job)
+    launch(of_stage(job))
 
 
 def dry_run(job: JobConfig) -> str:
     """What the job would do, as text."""
     from lumiray.train.dry_run import describe_job
 
-    return describe_job(job)
+    return describe_job(of_stage(job))
 
 
 if __name__ == "__main__":

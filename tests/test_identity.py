@@ -155,3 +155,7 @@ def test_a_new_run_has_nothing_to_go_on_from_and_an_output_can_be_protected(
 def test_a_start_from_no_checkpoint_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no checkpoint and holds none"):
         stored_run(with_lr(1e-3, output=str(tmp_path / "new"), resume=str(tmp_path / "nowhere")))
+
+
+def test_how_many_boxes_evaluation_keeps_is_no_part_of_a_run() -> None:
+    assert compare(of(default_job("glip")), of(changed(default_job("glip"), "detections"))) == []

@@ -17,7 +17,7 @@ OUTSIDE = {
     *("shards", "mix", "epochs_of", "global_batch_size", "micro_batch_size", "checkpoint", "evaluate", "log", "zero"),
     *("data.decoders", "data.index", "data.cache", "data.cache_gb", "data.bad_rows", "data.bad_rows_limit"),
     *("engine.offload_optimizer", "engine.offload_parameters", "engine.nvme_path", "engine.deepspeed"),
-    *("engine.compile", "stage", "stage_steps"),
+    *("engine.compile", "stage", "stage_steps", "detections"),
 }
 
 

@@ -100,6 +100,20 @@ def test_boxes_of_coco_come_back_as_corners_with_classes_in_the_order_of_their_i
     assert second.boxes.shape == (0, 4)  # detectors are tested on pictures without boxes, too
 
 
+def test_what_lvis_says_of_classes_comes_back_as_their_places(made: Any) -> None:
+    image = {"id": 7, "coco_url": "http://somewhere/deep/b.png", "neg_category_ids": [1]}
+    whole = {**COCO, "images": [image | {"not_exhaustive_category_ids": [90]}], "annotations": []}
+    (found,) = made("coco", json.dumps(whole))
+    assert (found.absent, found.not_exhaustive) == ((0,), (1,))  # `person` is the first by its id
+
+
+def test_a_class_of_lvis_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    image = {"id": 7, "file_name": "a.png", "neg_category_ids": [2]}
+    (tmp_path / "boxes.json").write_text(json.dumps({**COCO, "images": [image], "annotations": []}))
+    with pytest.raises(UserError, match="the field 'absent' is"):
+        list(annotated_rows(str(tmp_path / "boxes.json"), "coco"))
+
+
 def test_phrases_in_the_form_of_coco_come_back_with_all_their_spans(made: Any) -> None:
     (row,) = made("coco", json.dumps(PHRASES))
     assert row.caption == CAPTION and row.spans == (((2, 5),), ((0, 5), (12, 19)))

@@ -29,6 +29,7 @@ from tests.settings import leaves, options
 
 from lumiray.command import Asked
 from lumiray.config import RunConfig
+from lumiray.evaluate.box_options import BoxOptions
 from lumiray.evaluate.evaluate_options import EvaluateOptions
 from lumiray.evaluate.fit_options import FitOptions
 from lumiray.evaluate.ground_options import GroundOptions
@@ -41,9 +42,9 @@ FROZEN = Path(__file__).with_name("options.txt")
 JOB, SLUG = "jobs/clip_pretrain.py", "clip"
 TRAINS_SEVERAL = "jobs/restore_finetune.py"
 FIT_JOB, RESTORE_JOB, SEARCH_JOB = "jobs/restore_zero_shot.py", "jobs/restore_images.py", "jobs/search.py"
-EVALUATE_JOB, LABEL_JOB = "jobs/restore_evaluate.py", "jobs/glip_pseudo_label.py"
-USERS = (RESTORE_JOB, EVALUATE_JOB, LABEL_JOB, "lumiray ground")
-USES = (RestoreOptions, EvaluateOptions, LabelOptions, GroundOptions)
+EVALUATE_JOB, LABEL_JOB, BOXES_JOB = "jobs/restore_evaluate.py", "jobs/glip_pseudo_label.py", "jobs/glip_evaluate.py"
+USERS = (RESTORE_JOB, EVALUATE_JOB, BOXES_JOB, LABEL_JOB, "lumiray ground")
+USES = (RestoreOptions, EvaluateOptions, BoxOptions, LabelOptions, GroundOptions)
 RENEW = "python tests/house/test_options.py --write"
 TRAINED = [config_class(slug) for slug in slugs()]
 FITTED = [config_class(slug, "fit") for slug in slugs("fit")]
@@ -90,10 +91,10 @@ def listed_fits() -> list[str]:
 
 
 def listed_restores() -> list[str]:
-    """Options of the jobs that restore folders, evaluate and label, and of `lumiray ground`, without a system's."""
+    """Options of jobs that restore folders, evaluate and label, and of `lumiray ground`, without those of a system."""
     return [
         f"{job} {flag(name)} {'required' if default is dataclasses.MISSING else shown(default)}"
-        for job, kind in zip(("RESTORE", "EVALUATE", "LABEL", "GROUND"), USES, strict=True)
+        for job, kind in zip(("RESTORE", "EVALUATE", "BOXES", "LABEL", "GROUND"), USES, strict=True)
         for name, _, default in leaves(kind)
     ]
 

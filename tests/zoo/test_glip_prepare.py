@@ -188,6 +188,14 @@ def test_an_evaluation_row_has_all_classes_and_labels_from_one(tmp_path: Path) -
     assert found["labels"].tolist() == [1, 2, 1] and len(found["class_words"]) == 2
 
 
+def test_an_evaluation_row_says_which_classes_were_looked_for(tmp_path: Path) -> None:
+    system = GlipSystem(tiny(tmp_path))
+    one = {"boxes": [[0, 0, 10, 10]], "labels": [3]}
+    assert prepared(system, detected(**one), None)["judged"].tolist() == [1] * len(CLASSES)
+    found = prepared(system, detected(**one, absent=[1], not_exhaustive=[3]), None)["judged"].tolist()
+    assert found == [0, 1, 0, 2, *[0] * (len(CLASSES) - 4)]
+
+
 def test_pictures_of_several_sizes_are_padded_to_a_common_multiple_of_32(tmp_path: Path) -> None:
     system = GlipSystem(tiny(tmp_path, train_sides=(40,)))
     rows = [

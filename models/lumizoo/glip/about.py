@@ -18,7 +18,7 @@ ABOUT = About(
         "GLIP-T (C), Objects365 and GoldG": "COCO AP 46.7 / 55.1; LVIS minival AP_r 14.3 (best 17.7); ODinW-13 44.4",
         "GLIP-L": "COCO AP 51.4 / 61.7 (multi-scale); LVIS minival AP_r 29.3 (best 30.1); ODinW-13 51.2",
     },
-    stages={"pretrain": "grounding"},
+    stages={"pretrain": "grounding", "finetune": "grounding", "prompt": "grounding"},
     tensors=("rpn.head.bias_lang", "rpn.head.dot_product_projection_text.weight", "backbone.fpn.top_blocks.p6.weight"),
     verified=(
         "alignment_head",

@@ -67,6 +67,8 @@ class GlipConfig:
     """Short side of a picture in use and in evaluation (card glip, Task and contract)."""
     long_side: int = 1333
     """The long side is at most this (card glip, Task and contract)."""
+    detections: int = 100
+    """Boxes of a picture that evaluation keeps; 300 for LVIS in published code (card glip, Inference)."""
     flip_words: bool = False
     """Swap left and right in the caption of a mirrored picture; published captions stay (card glip, Training)."""
     negatives: int = 85
@@ -93,6 +95,7 @@ class GlipConfig:
         check_number("ema-decay", self.ema_decay, 0, 0.999999)
         check_number("negatives", self.negatives, 0)
         check_number("max-tokens", self.max_tokens, 3, self.bert_positions)
+        check_number("detections", self.detections, 1)
         check_number("short-side", self.short_side, 32)
         check_number("long-side", self.long_side, 32)
         for side in self.train_sides:

@@ -15,11 +15,20 @@ from lumizoo.glip.swin import Swin
 
 MEAN, STD = (103.530, 116.280, 123.675), (57.375, 57.120, 58.395)  # blue, green, red
 
+TABLE_ROWS = 1000
+TABLE = "tunable_linear.weight"  # the card gives no name
+
 
 class Glip(nn.Module):
-    """Swin and its pyramid, BERT, and the head."""
+    """Swin and its pyramid, BERT, and the head.
 
-    def __init__(self, config: GlipConfig) -> None:
+    Args:
+        table: with vectors that are added to the text's features, one for each place of a token, 0 at first: what
+            prompt tuning learns (card glip, Training).  The card says its size and not what its rows stand for; as a
+            row for each place it fits prompts whose classes keep their order.
+    """
+
+    def __init__(self, config: GlipConfig, table: bool = False) -> None:
         super().__init__()
         body = Swin(
             config.swin_width,
@@ -33,6 +42,10 @@ class Glip(nn.Module):
         self.backbone = nn.ModuleDict({"body": body, "fpn": Pyramid(body.widths[1:], config.channels)})
         self.language_backbone = LanguageBackbone(config)
         self.rpn = nn.ModuleDict({"head": Head(config)})
+        self.tunable_linear: nn.Embedding | None = None
+        if table:
+            self.tunable_linear = nn.Embedding(max(TABLE_ROWS, config.max_tokens), config.bert_width)
+            nn.init.zeros_(self.tunable_linear.weight)
 
     def forward(self, pictures: Tensor, tokens: Tensor, mask: Tensor) -> Predictions:
         """See `Predictions`.
@@ -51,6 +64,9 @@ class Glip(nn.Module):
     def read(self, levels: Sequence[Tensor], tokens: Tensor, mask: Tensor) -> Predictions:
         """Predictions of levels for one text of each picture."""
         hidden, embedded = self.language_backbone(tokens, mask)
+        if self.tunable_linear is not None:
+            added = self.tunable_linear(torch.arange(tokens.shape[1], device=tokens.device))
+            hidden, embedded = hidden + added, embedded + added
         return Predictions.of(levels, self.rpn["head"](levels, hidden, embedded, mask))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 MULTIPLE = 32
 # arrays whose first axis has as many rows as there are boxes, classes or texts; the others have one shape in all rows
-LISTS = ("boxes", "words", "labels", "class_words", "class_text", "tokens", "mask")
+LISTS = ("boxes", "words", "labels", "class_words", "class_text", "judged", "tokens", "mask")
 
 
 def pack(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:

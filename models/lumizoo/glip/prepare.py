@@ -14,7 +14,7 @@ from lumiray.errors import UserError
 from lumiray.system import BadRow, Row
 from lumizoo.glip.config import GlipConfig
 from lumizoo.glip.packing import captions_in, packed
-from lumizoo.glip.prompts import Prompt, clean, prompts_of_all, sampled_prompt, swap_sides
+from lumizoo.glip.prompts import Prompt, clean, prompt_with_some, prompts_of_all, sampled_prompt, swap_sides
 from lumizoo.glip.resize import mirror_boxes, resize, resized_shape, scale_boxes
 from lumizoo.glip.tokens import Spans, Tokenizer, binary_map
 
@@ -66,16 +66,21 @@ class Prepare:
         path = self.config.other_captions
         return captions_in(path) if path else []
 
-    def __call__(self, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
+    def __call__(self, row: Row, draw: np.random.Generator | None, in_order: bool = False) -> dict[str, Any]:
         """Arrays of a training row (`training`), or, without a generator, of an evaluation row (`evaluation`).
+
+        Args:
+            in_order: all classes are named in their own order, as in evaluation; else some of them, shuffled.
 
         Raises:
             BadRow: the row cannot be used.
         """
         given = boxes_of(row)
-        return self.evaluation(given) if draw is None else self.training(given, draw)
+        return self.evaluation(given) if draw is None else self.training(given, draw, in_order)
 
-    def training(self, given: Grounding | Detection, draw: np.random.Generator) -> dict[str, Any]:
+    def training(
+        self, given: Grounding | Detection, draw: np.random.Generator, in_order: bool = False
+    ) -> dict[str, Any]:
         """A row at one of the short sides, mirrored or not, at random.
 
         Returns:
@@ -89,7 +94,7 @@ class Prepare:
                 that are all empty, or none with a token.  The published code takes another row then, too.
         """
         config = self.config
-        found = self._captioned(given, draw)
+        found = self._captioned(given, draw, in_order)
         mirrored = draw.random() < 0.5
         if mirrored and config.flip_words and isinstance(given, Grounding):
             text, spans = swap_sides(found.text, found.spans)
@@ -120,7 +125,7 @@ class Prepare:
             "mask": tokens.mask[None],
         }
 
-    def _captioned(self, given: Grounding | Detection, draw: np.random.Generator) -> Captioned:
+    def _captioned(self, given: Grounding | Detection, draw: np.random.Generator, in_order: bool) -> Captioned:
         boxes = inclusive(given.boxes)
         kept = not_empty(boxes)
         if isinstance(given, Grounding):
@@ -129,7 +134,10 @@ class Prepare:
         self._check_names(given.classes)
         labels = np.array(given.labels, np.int64)[kept]
         positive = sorted(set(labels.tolist()))
-        found = sampled_prompt(given.classes, positive, self.config.negatives, self.tokenizer, draw)
+        if in_order:
+            found = prompt_with_some(given.classes, positive, self.tokenizer, draw)
+        else:
+            found = sampled_prompt(given.classes, positive, self.config.negatives, self.tokenizer, draw)
         spans_of = dict(zip(found.numbers, found.spans, strict=True))
         named = np.array([label in spans_of for label in labels.tolist()], bool)
         return Captioned(found.text, boxes[kept][named], tuple((spans_of[one],) for one in labels[named].tolist()))
@@ -150,7 +158,7 @@ class Prepare:
             `picture`, `size` as in training; `original` int32 (H, W) before it was resized; `boxes` fp32 `(N, 4)`,
             inclusive corners in the original, with `labels` int32 `(N,)` from 1 on and `count` N; `tokens` int32 and
             `mask` bool `(K, T)` of K texts; `class_words` bool `(C, T)`, tokens of each class, and `class_text` int32
-            `(C,)`, its text from 1 on.
+            `(C,)`, its text from 1 on; `judged` as `judged_classes` gives it.
 
         Raises:
             BadRow: the picture cannot be decoded, or a class has no token.
@@ -165,6 +173,7 @@ class Prepare:
             phrases = list(dict.fromkeys(given.spans))
             labels = np.array([phrases.index(own) for own in given.spans], np.int32)
             texts = self.phrases(given.caption, phrases)
+        judged = judged_classes(given, len(texts["class_text"]))
         picture = given.picture.decoded()
         before = picture.shape[0], picture.shape[1]
         after = resized_shape(before, self.config.short_side, self.config.long_side)
@@ -175,6 +184,7 @@ class Prepare:
             "boxes": boxes[kept].astype(np.float32),
             "labels": labels[kept] + 1,
             "count": np.int32(kept.sum()),
+            "judged": judged,
         }
 
     def texts(self, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
@@ -198,6 +208,17 @@ class Prepare:
             "class_words": binary_map(tokens, spans),
             "class_text": np.ones(len(spans), np.int32),
         }
+
+
+def judged_classes(given: Grounding | Detection, classes: int) -> np.ndarray:
+    """What a row says of each class, int32 `(C,)`: 0 not looked for, 1 every object has a box, 2 some may have none."""
+    judged = np.ones(classes, np.int32)
+    if isinstance(given, Detection):
+        if given.absent is not None:
+            judged[:] = 0
+            judged[[*given.absent, *given.labels]] = 1
+        judged[list(given.not_exhaustive)] = 2
+    return judged
 
 
 def inclusive(boxes: np.ndarray) -> np.ndarray:

@@ -53,6 +53,19 @@ def prompts_of_all(names: Sequence[str], tokenizer: Tokenizer) -> list[Prompt]:
     return [prompt(names, range(at, min(at + CHUNK, len(names)))) for at in range(0, len(names), CHUNK)]
 
 
+def prompt_with_some(
+    names: Sequence[str], positive: Sequence[int], tokenizer: Tokenizer, draw: np.random.Generator
+) -> Prompt:
+    """All classes in their order; of several texts one at random of those that name a class in the picture.
+
+    Args:
+        positive: numbers of the classes in the picture; without any, one text of all at random.
+    """
+    every = prompts_of_all(names, tokenizer)
+    chosen = [one for one in every if set(one.numbers) & set(positive)] or every
+    return chosen[int(draw.integers(len(chosen)))]
+
+
 def sampled_prompt(
     names: Sequence[str], positive: Sequence[int], negatives: int, tokenizer: Tokenizer, draw: np.random.Generator
 ) -> Prompt:

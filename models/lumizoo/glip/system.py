@@ -1,4 +1,4 @@
-"""GLIP as a system: one stage on grounding rows, one player, grounding and detection in use (card glip)."""
+"""GLIP as a system: stages on grounding rows, one player, grounding and detection in use (card glip)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lumiray.errors import UserError
-from lumiray.system import Batch, Found, Optimizer, Player, Record, Row, Schedule, Stage, System, Term
+from lumiray.system import Batch, Found, Row, Stage, System, Term
 from lumizoo.blocks.published import whole_path
 from lumizoo.glip.anchors import level_sizes
 from lumizoo.glip.config import GlipConfig
@@ -24,14 +24,9 @@ from lumizoo.glip.pack import MULTIPLE, pack
 from lumizoo.glip.prepare import Prepare
 from lumizoo.glip.prompts import prompts_of_all
 from lumizoo.glip.resize import resize, resized_shape
+from lumizoo.glip.stages import KEY, PRETRAIN, PROMPT, freeze_for_prompt, stages_of
 from lumizoo.glip.use import checked_spans, phrases_in, pixels_of, words_of
 from lumizoo.glip.weights import TOWERS, load_bert, load_published, load_swin, to_published, tower_file
-
-KEY = "glip"
-TEXT_FACTOR, BIAS_FACTOR = 0.1, 2.0  # of the learning rate
-WARMUP = 2000
-STEPS = 684_375  # 30 epochs of 1.46 M pictures
-DROPS = (0.67, 0.89)  # parts of the run after which the rate is a tenth of what it was
 
 
 class GlipSystem(System):
@@ -61,43 +56,20 @@ class GlipSystem(System):
         return replace(config, **paths)
 
     def stages(self) -> tuple[Stage, ...]:
-        """The single stage; rates by name are known once the networks are built.
-
-        The text encoder has a tenth of the rate; what has "bias" in its name has twice its rate and no decay, tables of
-        relative positions included.  Published runs clip gradients to a norm of 1: `--engine.clip-norm 1`.  GLIP-L has
-        a weight decay of 0.01: `--optimizer.weight-decay 0.01`; that it falls with the rate is left out.  The warm-up
-        begins with a 2000th of the rate, in the published code with a 1000th.
-        """
-        config = self.config
-        player = Player(
-            KEY,
-            (KEY,),
-            Optimizer("adamw", lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4),
-            Schedule("steps", warmup=WARMUP, milestones=DROPS, factor=0.1),
-            ema=config.ema_decay or None,
-            no_decay=frozenset(name for name in self._names() if "bias" in name),
-            lr_factors={name: factor for name in self._names() if (factor := rate_factor(name)) != 1},
-        )
-        return (
-            Stage(
-                "pretrain",
-                Record.GROUNDING,
-                (player,),
-                steps=STEPS,
-                global_batch_size=64,
-                micro_batch_size=2,
-                metrics=("box_ap",),
-            ),
-        )
+        """See `stages_of`; rates by name are known once the networks are built."""
+        return stages_of(self.config, self._names())
 
     def _names(self) -> list[str]:
         built = getattr(self, "networks", None)
         return [] if built is None else [name for name, _ in built.named_parameters()]
 
     def build(self, stage: Stage) -> nn.ModuleDict:
-        """The network under `glip`, from a checkpoint of the whole, or of its towers, or from scratch."""
+        """The network under `glip`, from a checkpoint of the whole, or of its towers, or from scratch.
+
+        That of stage `prompt` has a table more, which a checkpoint may lack, and trains nothing else.
+        """
         config = self.config
-        network = Glip(config)
+        network = Glip(config, table=stage.name == PROMPT)
         if config.weights:
             load_published(network, config.weights)
         else:
@@ -105,12 +77,14 @@ class GlipSystem(System):
                 load_swin(network.backbone["body"], config.swin_weights)
             if config.bert_weights:
                 load_bert(network.language_backbone.body["model"], config.bert_weights)
+        if stage.name == PROMPT:
+            freeze_for_prompt(network)
         self.networks = nn.ModuleDict({KEY: network})
         return self.networks
 
     def prepare(self, stage: Stage, row: Row, draw: np.random.Generator | None) -> dict[str, Any]:
-        """See `Prepare`."""
-        return self.preparation(row, draw)
+        """See `Prepare`; all classes are named in their own order but in pre-training."""
+        return self.preparation(row, draw, in_order=stage.name != PRETRAIN)
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         """See `pack`."""
@@ -137,16 +111,18 @@ class GlipSystem(System):
         """What average precision compares, in pixels of the pictures as stored; see `Prepare.evaluation`.
 
         Returns:
-            `boxes` fp32 `(B, 100, 4)`, `scores` fp32 `(B, 100)` best first, `labels` int64 `(B, 100)` from 1 on, where
-            nothing was found 0; `true_boxes` `(B, N, 4)`, `true_labels` `(B, N)`, 0 for padding.
+            `boxes` fp32 `(B, M, 4)` of M = `config.detections`, `scores` fp32 `(B, M)` best first, `labels` int64
+            `(B, M)` from 1 on, where nothing was found 0; `true_boxes` `(B, N, 4)`, `true_labels` `(B, N)`, 0 for
+            padding; `judged` `(B, C)`, see `judged_classes`.
         """
-        found = self._found(batch, Rules())
-        boxes = torch.zeros(len(found), LIMIT, 4, device=batch["picture"].device)
-        scores, labels = boxes.new_zeros(len(found), LIMIT), boxes.new_zeros(len(found), LIMIT).long()
+        limit = self.config.detections
+        found = self._found(batch, Rules(limit=limit))
+        boxes = torch.zeros(len(found), limit, 4, device=batch["picture"].device)
+        scores, labels = boxes.new_zeros(len(found), limit), boxes.new_zeros(len(found), limit).long()
         for number, one in enumerate(found):
             count = len(one.scores)
             boxes[number, :count], scores[number, :count], labels[number, :count] = one.boxes, one.scores, one.labels
-        true = {"true_boxes": batch["boxes"], "true_labels": batch["labels"].long()}
+        true = {"true_boxes": batch["boxes"], "true_labels": batch["labels"].long(), "judged": batch["judged"]}
         return {"boxes": boxes, "scores": scores, "labels": labels} | true
 
     def _found(self, batch: Batch, rules: Rules) -> list[Detections]:
@@ -242,12 +218,6 @@ class GlipSystem(System):
         labels = found.labels[kept]
         named = [phrases[label - 1] for label in labels.tolist()]
         return Found(found.boxes[kept], found.scores[kept], labels, named)
-
-
-def rate_factor(name: str) -> float:
-    """By what a parameter's learning rate is multiplied (card glip, Training)."""
-    own = TEXT_FACTOR if name.startswith(f"{KEY}.language_backbone.") else 1.0
-    return own * (BIAS_FACTOR if "bias" in name else 1.0)
 
 
 def cropped(pictures: Tensor, sizes: Tensor) -> Tensor:

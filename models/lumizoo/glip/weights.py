@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from lumiray.errors import UserError
 from lumizoo.blocks.published import load_strictly, read_state, whole_path
 from lumizoo.glip.anchors import cell_anchors
-from lumizoo.glip.network import Glip
+from lumizoo.glip.network import TABLE, Glip
 
 ANCHORS = "rpn.anchor_generator.cell_anchors."
 POSITIONS = "embeddings.position_ids"  # that BERT may bring
@@ -33,6 +33,8 @@ def tower_file(path: str | None, name: str) -> str | None:
 def load_published(network: Glip, path: str) -> None:
     """Fill the network from a published checkpoint; anchors and positions, which are computed, are passed over.
 
+    A table of prompt tuning that the file lacks stays as it is.
+
     Raises:
         UserError: the file is missing, holds more than tensors, or does not fit (names are told).
     """
@@ -40,7 +42,8 @@ def load_published(network: Glip, path: str) -> None:
     taken = {
         name: value for name, value in state.items() if not name.startswith(ANCHORS) and not name.endswith(POSITIONS)
     }
-    load_strictly(network, taken, path)
+    own = {name: value for name, value in network.state_dict().items() if name == TABLE}
+    load_strictly(network, own | taken, path)
 
 
 def to_published(state: dict[str, Tensor], key: str) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Files of boxes that people have, as rows of pictures with their `.json` (`records.boxes_of`).
 
     coco    one JSON object: `images`, `annotations` with `bbox` [x, y, width, height], `categories`; where images carry
-            a `caption` and annotations `tokens_positive`, the phrase-grounding files of MDETR and GLIP
+            a `caption` and annotations `tokens_positive`, the phrase-grounding files of MDETR and GLIP; where they have
+            `neg_category_ids` and `not_exhaustive_category_ids`, those of LVIS
     odvg    a JSON object per line with `filename` and either `detection` (instances with `bbox` [left, top, right,
             bottom], `label` and `category`) or `grounding` (`caption`, and regions with `bbox` and `phrase`), as
             open-set detectors read them; with their label map, a JSON object of names by numbers, classes without a
@@ -84,7 +85,20 @@ def _coco(source: str) -> _Rows:
                 "classes": classes,
                 "labels": [places.get(_number(one, "category_id", f"{name}, annotation {one['id']}")) for one in own],
             }
-        yield where, _field(image, "file_name", where), given
+            for field, theirs in JUDGED.items():
+                if theirs in image:
+                    given[field] = [places.get(one) for one in image[theirs]]
+        yield where, _name_in(image, where), given
+
+
+JUDGED = {"absent": "neg_category_ids", "not_exhaustive": "not_exhaustive_category_ids"}  # in LVIS
+
+
+def _name_in(image: dict[str, Any], where: str) -> str:
+    """A picture's name; in files of LVIS, which have none, `val2017/000000397133.jpg` of its address."""
+    if "file_name" not in image and "coco_url" in image:
+        return "/".join(str(image["coco_url"]).split("/")[-2:])
+    return str(_field(image, "file_name", where))
 
 
 def _odvg(source: str, label_map: str | None = None) -> _Rows:

@@ -181,18 +181,25 @@ class Detection:
         classes: names of all classes that were looked for.
         boxes: as in `Grounding`.
         labels: for each box the place of its class in `classes`.
+        absent: places of classes that were looked for and are not there; None where all classes were looked for.
+        not_exhaustive: places of classes of which not every object has a box.
     """
 
     picture: StoredPicture
     classes: tuple[str, ...]
     boxes: np.ndarray
     labels: tuple[int, ...]
+    absent: tuple[int, ...] | None = None
+    not_exhaustive: tuple[int, ...] = ()
 
 
 def boxes_of(row: Row) -> Grounding | Detection:
     """A row as `grounding_of` reads it, or one whose `.json` has names of classes in place of a caption:
 
         {"classes": ["cat", "dog"], "boxes": [[12, 30.5, 200, 180]], "labels": [0]}
+
+    Where not all classes were looked for, as in LVIS, `"absent": [1]` names those that are not there, and
+    `"not_exhaustive": [0]` those of which some objects may have no box.
 
     Boxes are cut to the picture; of those that were empty, or lay beside it, nothing is left, and they are dropped with
     their spans or labels.
@@ -208,7 +215,10 @@ def boxes_of(row: Row) -> Grounding | Detection:
     cut = np.array(given["boxes"], np.float64).reshape(-1, 4).clip(0, [width, height, width, height])
     kept = np.flatnonzero(np.all(cut[:, 2:] > cut[:, :2], axis=1)).tolist()
     if "classes" in given:
-        return Detection(picture, tuple(given["classes"]), cut[kept], tuple(given["labels"][one] for one in kept))
+        labels = tuple(given["labels"][one] for one in kept)
+        absent = tuple(given["absent"]) if "absent" in given else None
+        not_exhaustive = tuple(given.get("not_exhaustive", ()))
+        return Detection(picture, tuple(given["classes"]), cut[kept], labels, absent, not_exhaustive)
     spans = [tuple((start, end) for start, end in several) for several in given["spans"]]
     return Grounding(picture, given["caption"], cut[kept], tuple(spans[one] for one in kept))
 

@@ -46,6 +46,9 @@ def parts_there(row: Row) -> str:
     return f"it has {', '.join(sorted(row.parts)) or 'nothing'}"
 
 
+JUDGED = ("absent", "not_exhaustive")  # classes of which more is known than the boxes say
+
+
 def check_annotations(given: dict[str, Any]) -> None:
     """Check the `.json` of a row with boxes, as far as that can be told without the picture: see `boxes_of`.
 
@@ -68,6 +71,10 @@ def check_annotations(given: dict[str, Any]) -> None:
     wrong = [label for label in tied if type(label) is not int or not 0 <= label < names]
     if wrong:
         raise BadRow(f"a box has the label {shortened(wrong[0])}, and there are {names} names from 0")
+    for field in JUDGED:
+        places = given.get(field, [])
+        if not isinstance(places, list) or any(type(one) is not int or not 0 <= one < names for one in places):
+            raise BadRow(f"the field {field!r} is {shortened(places)}: it lists places of the {names} names, from 0")
 
 
 def check_numbers(number: int, box: Any) -> None:

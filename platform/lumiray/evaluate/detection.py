@@ -13,6 +13,7 @@ from lumiray.evaluate.collect import gathered_objects
 from lumiray.system import Batch
 
 Picture = dict[str, np.ndarray]
+MOST = 100  # boxes of a picture that count, whatever more was found
 FIGURES = {"box_ap": 0, "box_ap_50": 1, "box_ap_75": 2}  # places in COCOeval.stats; the first over IoU 0.50 to 0.95
 
 
@@ -27,7 +28,7 @@ class BoxEvaluator:
 
         Args:
             outputs: `boxes` `(B, M, 4)` with inclusive corners x1 y1 x2 y2, `scores` `(B, M)`, `labels` `(B, M)` from
-                1 on and 0 for padding; `true_boxes` `(B, N, 4)`, `true_labels` `(B, N)` alike.
+                1 on and 0 for padding, best first; `true_boxes` `(B, N, 4)`, `true_labels` `(B, N)` alike.
         """
         found = {name: value.detach().cpu().numpy() for name, value in outputs.items()}
         for number, (row, valid) in enumerate(zip(batch["row"].tolist(), batch["valid"].tolist(), strict=True)):
@@ -79,7 +80,7 @@ def results(number: int, picture: Picture) -> list[dict[str, Any]]:
             "bbox": [part for pair in corner_and_size(box) for part in pair],
             "score": float(score),
         }
-        for box, score, label in zip(picture["boxes"], picture["scores"], picture["labels"], strict=True)
+        for box, score, label in zip(*(picture[name][:MOST] for name in ("boxes", "scores", "labels")), strict=True)
         if label > 0
     ]
 

@@ -54,11 +54,12 @@ class EvaluateCommand:
     """A system, its settings, and what it is evaluated on.
 
     Args:
+        options: of the job, an instance of what the line was read for.
         run_folder: output of the run that is evaluated; None for weights in a file.
     """
 
     slug: str
-    options: EvaluateOptions
+    options: Any
     config: Any
     run_folder: str | None
 
@@ -75,7 +76,20 @@ def read_evaluate_command(arguments: Sequence[str], description: str) -> Evaluat
     flat: Any = tyro.conf.arg(name="")
     options: Any = Annotated[EvaluateOptions, flat, tyro.conf.FlagConversionOff]
     require_system(arguments, options, f"{slugs()[0]} {EXAMPLE}", slugs(), description)
-    slug = arguments[0].lower().replace("_", "-")
+    return read_command_of(arguments[0].lower().replace("_", "-"), EvaluateOptions, arguments[1:], description)
+
+
+def read_command_of(slug: str, form: type, arguments: Sequence[str], description: str) -> EvaluateCommand:
+    """The same for a system that the line does not name.
+
+    Args:
+        form: dataclass of the job's own options, `run` among them.
+
+    Raises:
+        UserError, SystemExit: as `read_evaluate_command`.
+    """
+    flat: Any = tyro.conf.arg(name="")
+    options: Any = Annotated[form, flat, tyro.conf.FlagConversionOff]
     kind: Any = config_class(slug)
     run, weights = value_of(arguments, "--run"), value_of(arguments, "--weights")
     if run and weights:
@@ -87,7 +101,7 @@ def read_evaluate_command(arguments: Sequence[str], description: str) -> Evaluat
         ("options", options),
         ("config", Annotated[kind, flat, tyro.conf.FlagConversionOff], dataclasses.field(default=default)),
     ]
-    found = read_options(dataclasses.make_dataclass("Evaluate", fields, frozen=True), arguments[1:], description)
+    found = read_options(dataclasses.make_dataclass("Evaluate", fields, frozen=True), arguments, description)
     return EvaluateCommand(slug, found.options, found.config, folder)
 
 

@@ -12,6 +12,8 @@ from lumiray.errors import UserError, near
 from lumiray.evaluate.classes import Classes
 from lumiray.evaluate.detection import BoxEvaluator
 from lumiray.evaluate.fidelity import FidelityEvaluator, gt_mean, on_y, psnr, ssim
+from lumiray.evaluate.fixed_ap import FixedApEvaluator
+from lumiray.evaluate.phrase_recall import PhraseRecallEvaluator
 from lumiray.evaluate.retrieval import RetrievalEvaluator
 from lumiray.evaluate.zero_shot import ZeroShotEvaluator, class_embeddings
 from lumiray.system import Batch
@@ -38,6 +40,8 @@ FIDELITY = {
 EVALUATORS: dict[str, Callable[[], Evaluator]] = {
     "retrieval": RetrievalEvaluator,
     "box_ap": BoxEvaluator,
+    "fixed_ap": FixedApEvaluator,
+    "phrase_recall": PhraseRecallEvaluator,
     **{name: partial(FidelityEvaluator, name, measure) for name, measure in FIDELITY.items()},
 }
 

@@ -51,6 +51,7 @@ class Asked:
         num_best: best pictures of every text.
         num_worst: pictures with the lowest first measure, and the figures of every picture; None for neither.
         measures: of pictures, that no stage names: name -> what makes the measure, once on each worker.
+        evaluators: what makes the evaluations that count in place of those that the stage names; empty for these.
     """
 
     workers: int
@@ -61,6 +62,7 @@ class Asked:
     num_best: int = 0
     num_worst: int | None = None
     measures: Mapping[str, Callable[[], Measure]] = field(default_factory=dict)
+    evaluators: Sequence[Callable[[], Evaluator]] = ()
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,9 @@ def score_worker(spec: ScoreSpec, board: Any) -> None:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[spec.asked.precision]
         system.networks.to(device, dtype).eval()
         with torch.inference_mode():
-            metrics = stage_named(system, spec.subject.stage).metrics
-            evaluations = evaluators(metrics, spec.asked.classes, system.embed_texts)
+            own = spec.asked.evaluators
+            metrics = () if own else stage_named(system, spec.subject.stage).metrics
+            evaluations = [*evaluators(metrics, spec.asked.classes, system.embed_texts), *(make() for make in own)]
             more = _further(spec.asked, evaluations)
             count = num_evaluation_batches(spec.stream, num_ranks)
             left_out = LeftOut(lambda text: board.show.remote(text, False))
