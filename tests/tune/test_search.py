@@ -213,6 +213,10 @@ def test_trials_that_fail_are_marked_with_their_reason_and_the_study_goes_on(
         (("--metric", "none"), "--metric is missing"),
         (("--val-shards", "none"), "--val-shards are missing"),
         (("--scheduler", "asha"), "--scheduler asha needs --evaluate.every"),
+        (
+            ("--metric", "psnr,ssim", "--scheduler", "median", "--evaluate.every", "2"),
+            "names 2; leave out the scheduler",
+        ),
         (("--grace", "5"), "--grace needs --scheduler asha or median"),
         (("--storage", "mysql://a"), "--storage must be postgresql://"),
         (("--resume", "never"), "--resume is of one run"),

@@ -8,6 +8,7 @@ from typing import Literal
 
 from lumiray.config import JobConfig
 from lumiray.errors import UserError, check_number
+from lumiray.tune.metric import Metric, metrics_of
 from lumiray.tune.space import Choice, Space, Whole
 
 
@@ -16,7 +17,7 @@ class SearchOptions:
     """How settings are searched; the job's own options say what every trial has in common."""
 
     metric: str | None = None
-    """Figure of the evaluation that is to be best (needed): psnr; with a minus in front (--metric=-loss) the lowest."""
+    """Figure of the evaluation that is to be best (needed): psnr; --metric=-loss for the lowest; psnr,ssim for both."""
     trials: int = 16
     """Trials of the study in all; the same command with more of them goes on from those that there are."""
     space: str | None = None
@@ -37,14 +38,9 @@ class SearchOptions:
     """How often a trial is started again whose processes died; then it is marked with the reason."""
 
     @property
-    def figure(self) -> str:
-        """The metric's name."""
-        return str(self.metric).lstrip("-")
-
-    @property
-    def mode(self) -> Literal["max", "min"]:
-        """Whether the largest or the smallest value is best."""
-        return "min" if str(self.metric).startswith("-") else "max"
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is to be best."""
+        return metrics_of(str(self.metric))
 
 
 def check_options(options: SearchOptions, job: JobConfig) -> None:
@@ -55,6 +51,11 @@ def check_options(options: SearchOptions, job: JobConfig) -> None:
     """
     if not options.metric:
         raise UserError("--metric is missing: say which figure of the evaluation is to be best, such as psnr.")
+    if len(options.metrics) > 1 and options.scheduler != "none":
+        raise UserError(
+            f"--scheduler {options.scheduler} ends trials by one figure, and --metric {options.metric} names "
+            f"{len(options.metrics)}; leave out the scheduler, or name one metric."
+        )
     check_number("trials", options.trials, 1)
     check_number("trial-retries", options.trial_retries, 0)
     check_number("cpus-per-trial", options.cpus_per_trial, 0)

@@ -27,13 +27,13 @@ def make_scheduler(options: SearchOptions, every: int, longest: int) -> TrialSch
         every: steps between evaluations.
         longest: at least the steps of the longest trial.
     """
-    grace = options.grace or every
+    grace, mode = options.grace or every, options.metrics[0].mode
     if options.scheduler == "asha":
         return AsyncHyperBandScheduler(
-            time_attr=STEP, metric=VALUE, mode=options.mode, max_t=longest, grace_period=grace, stop_last_trials=False
+            time_attr=STEP, metric=VALUE, mode=mode, max_t=longest, grace_period=grace, stop_last_trials=False
         )
     if options.scheduler == "median":
-        return MedianStoppingRule(time_attr=STEP, metric=VALUE, mode=options.mode, grace_period=grace)
+        return MedianStoppingRule(time_attr=STEP, metric=VALUE, mode=mode, grace_period=grace)
     return FIFOScheduler()
 
 
