@@ -217,7 +217,7 @@ def test_trials_that_fail_are_marked_with_their_reason_and_the_study_goes_on(
             ("--metric", "psnr,ssim", "--scheduler", "median", "--evaluate.every", "2"),
             "names 2; leave out the scheduler",
         ),
-        (("--grace", "5"), "--grace needs --scheduler asha or median"),
+        (("--grace", "5"), "--grace needs --scheduler asha, hyperband or median"),
         (("--storage", "mysql://a"), "--storage must be postgresql://"),
         (("--resume", "never"), "--resume is of one run"),
         (("--space", "nowhere.yaml"), "--space nowhere.yaml: cannot be read"),

@@ -24,8 +24,9 @@ class SearchOptions:
     """YAML file that says what is varied; if not given, the one that the system ships."""
     algorithm: Literal["tpe", "random", "grid"] = "tpe"
     """Where values come from: tpe learns from the trials before (Optuna), random, or grid (every combination)."""
-    scheduler: Literal["none", "asha", "median"] = "none"
-    """Which trials end early: asha keeps the best quarter at steps 1, 4, 16, ... of --grace; median, the upper half."""
+    scheduler: Literal["none", "asha", "hyperband", "median"] = "none"
+    """Which trials end early: asha keeps the best quarter at 1, 4, 16, ... times --grace; hyperband begins that later
+    for a third of the trials; median keeps the upper half."""
     grace: int | None = None
     """Steps that every trial runs before it may be ended; if not given, up to the first evaluation."""
     storage: str | None = None
@@ -68,7 +69,7 @@ def check_options(options: SearchOptions, job: JobConfig) -> None:
             f"--scheduler {options.scheduler} needs --evaluate.every: it ends trials by the evaluations on their way."
         )
     if options.scheduler == "none" and options.grace is not None:
-        raise UserError("--grace needs --scheduler asha or median: nothing ends trials early.")
+        raise UserError("--grace needs --scheduler asha, hyperband or median: nothing ends trials early.")
     if options.storage and not options.storage.startswith(("postgresql://", "postgresql+")):
         raise UserError("--storage must be postgresql://USER@HOST/NAME; without it the study is a file in --output.")
     if job.run.resume != "auto":
