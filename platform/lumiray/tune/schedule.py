@@ -14,7 +14,6 @@ from lumiray.tune.options import SearchOptions
 from lumiray.tune.study import Trial
 from lumiray.tune.trial import STEP, VALUE
 
-
 BRACKETS = 3  # of HyperBand: trials that are first compared at 1, 4 and 16 times the grace
 
 
