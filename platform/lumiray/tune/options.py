@@ -29,6 +29,8 @@ class SearchOptions:
     for a third of the trials; median keeps the upper half."""
     grace: int | None = None
     """Steps that every trial runs before it may be ended; if not given, up to the first evaluation."""
+    learn_from: str | None = None
+    """Output of another study of the same system, metric and fields, whose trials tpe learns from, too."""
     storage: str | None = None
     """Database of the study: postgresql://USER@HOST/NAME; if not given, the file study.db in --output."""
     cpus_per_trial: float = 0.0
@@ -70,6 +72,8 @@ def check_options(options: SearchOptions, job: JobConfig) -> None:
         )
     if options.scheduler == "none" and options.grace is not None:
         raise UserError("--grace needs --scheduler asha, hyperband or median: nothing ends trials early.")
+    if options.learn_from and options.algorithm != "tpe":
+        raise UserError(f"--learn-from needs --algorithm tpe: {options.algorithm} learns nothing.")
     if options.storage and not options.storage.startswith(("postgresql://", "postgresql+")):
         raise UserError("--storage must be postgresql://USER@HOST/NAME; without it the study is a file in --output.")
     if job.run.resume != "auto":

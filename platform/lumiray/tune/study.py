@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import optuna
 import yaml
-from optuna.trial import TrialState
+from optuna.trial import BaseTrial, FixedTrial, TrialState
 
 from lumiray.config import JobConfig
 from lumiray.errors import RunFailure, UserError
@@ -30,6 +30,7 @@ from lumiray.tune.place import Place
 from lumiray.tune.space import Axis, Choice, Interval, Space, Whole, with_values
 
 ABOUT, JOB = "lumiray", "job"  # attributes of a study: what it is; in it, the job that its trials vary
+GIVEN = "given"  # attribute of a trial that another study ran
 State = Literal["running", "done", "stopped", "failed"]
 STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -107,8 +108,39 @@ class Study:
         return ", ".join(f"{one.name} {figure:.5g}" for one, figure in zip(self.metrics, figures, strict=True))
 
     def trials(self) -> list[Trial]:
-        """All trials, by number."""
-        return [_trial(one) for one in self._study.get_trials(deepcopy=False)]
+        """All trials of its own, by number."""
+        return [_trial(one) for one in self._study.get_trials(deepcopy=False) if GIVEN not in one.user_attrs]
+
+    def given(self) -> list[Trial]:
+        """Trials of another study that its algorithm learns from; their note `given` says where they are from."""
+        return [_trial(one) for one in self._study.get_trials(deepcopy=False) if GIVEN in one.user_attrs]
+
+    def take(self, space: Space, trials: Sequence[Trial], source: str) -> None:
+        """Learn from trials of another study, which lie in the space; once a trial of its own began no others come."""
+        taken = {one.notes[GIVEN]["trial"] for one in self.given()}
+        for one in trials if not self.trials() else ():
+            if one.number in taken:
+                continue
+            fixed = FixedTrial({field: _category(value) for field, value in one.values.items()})
+            for axis in space.axes:
+                if axis.field in one.values:
+                    _suggested(fixed, axis)
+            template = optuna.create_trial(
+                values=list(one.figures),
+                params=fixed.params,
+                distributions=fixed.distributions,
+                user_attrs={"values": dict(one.values), GIVEN: {"study": source, "trial": one.number}},
+                intermediate_values=dict(one.curve),
+            )
+            self._study.add_trial(template)
+
+    def _done(self) -> tuple[optuna.Study, list[Trial]]:
+        """Its own trials that are done, also as a study in memory, which numbers them from 0."""
+        everything = self._study.get_trials(deepcopy=False)
+        done = [one for one in everything if one.state == TrialState.COMPLETE and GIVEN not in one.user_attrs]
+        alone = optuna.create_study(directions=[one.direction for one in self.metrics])
+        alone.add_trials(done)
+        return alone, [_trial(one) for one in done]
 
     def best(self) -> Trial | None:
         """Of the trials that are done the one with the best value of the first metric."""
@@ -117,7 +149,8 @@ class Study:
     def front(self) -> list[Trial]:
         """Trials that no other one beats at a metric without being worse at another, the best by the first metric
         before the others; with one metric those that share the best value."""
-        found = [_trial(one) for one in self._study.best_trials]
+        alone, done = self._done()
+        found = [done[one.number] for one in alone.best_trials]
         return sorted(found, key=lambda one: (-self.metrics[0].sign * one.figures[0], one.number))
 
     def ask(self, space: Space, algorithm: str, seed: int) -> Trial:
@@ -168,14 +201,14 @@ class Study:
 
         Fields that only some of them vary are left out: their share would be of those trials alone.
         """
-        done = [one.values for one in self.trials() if one.state == "done"]
-        fields = [field for field in done[0] if all(field in one for one in done)] if done else []
+        alone, done = self._done()
+        fields = [field for field in done[0].values if all(field in one.values for one in done)] if done else []
         sign = -self.metrics[metric].sign  # PED-ANOVA of a target looks at the lowest
         with quiet():
             try:
                 return (
                     optuna.importance.get_param_importances(
-                        self._study, params=fields, target=lambda one: sign * one.values[metric]
+                        alone, params=fields, target=lambda one: sign * one.values[metric]
                     )
                     if fields
                     else {}
@@ -212,7 +245,7 @@ def _sampler(algorithm: str, seed: int, number: int) -> optuna.samplers.BaseSamp
         return optuna.samplers.RandomSampler(seed=drawn)
 
 
-def _suggested(asked: optuna.Trial, axis: Axis) -> Any:
+def _suggested(asked: BaseTrial, axis: Axis) -> Any:
     over = axis.over
     with quiet():
         if isinstance(over, Interval):

@@ -11,7 +11,7 @@ from lumiray.evaluate.chart import short_number
 from lumiray.settings_file import to_yaml
 from lumiray.storage import absolute, base_name
 from lumiray.tune.place import place_of
-from lumiray.tune.study import Study, Trial, open_study
+from lumiray.tune.study import GIVEN, Study, Trial, open_study
 
 
 def named_study(output: str, storage: str | None) -> Study:
@@ -35,14 +35,14 @@ def chosen(study: Study, output: str, number: int | None) -> Trial:
         UserError: no such trial.
         RunFailure: no trial is done yet.
     """
-    trials = study.trials()
     if number is None:
         best = study.best()
         if best is None:
-            raise RunFailure(f"{output}: no trial of this study is done yet ({counted(trials)}).")
+            raise RunFailure(f"{output}: no trial of this study is done yet ({counted(study.trials())}).")
         return best
-    if not 0 <= number < len(trials):
-        raise UserError(f"--trial {number}: the study has trials 0 to {len(trials) - 1}.")
+    trials = {one.number: one for one in study.trials()}
+    if number not in trials:
+        raise UserError(f"--trial {number}: the study has trials {min(trials, default=0)} to {max(trials, default=0)}.")
     return trials[number]
 
 
@@ -71,6 +71,8 @@ def _lines(study: Study, name: str) -> Iterator[str]:
     yield f"{name}: {sought(study)}; {counted(trials)}"
     yield ""
     yield from _table([columns(study), *(row_of(one, study) for one in trials)])
+    if given := study.given():
+        yield f"learnt from {len(given)} trials of {given[0].notes[GIVEN]['study']}"
     failed = [one for one in trials if one.notes.get("reason")]
     if failed:
         yield ""
