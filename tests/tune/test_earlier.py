@@ -78,10 +78,10 @@ def test_a_study_of_something_else_is_refused(tmp_path: Path, source: str) -> No
         earlier_trials(options(source), "clip", SPACE, output)
     with pytest.raises(UserError, match="looked for --metric psnr, and this study for -loss"):
         earlier_trials(options(source, "-loss"), "cidnet", SPACE, output)
-    with pytest.raises(UserError, match="only one varies optimizer.cooldown, optimizer.schedule"):
+    with pytest.raises(UserError, match=r"only one varies optimizer\.cooldown, optimizer\.schedule"):
         earlier_trials(options(source), "cidnet", Space(SPACE.axes[:1]), output)
+    far = Space((Axis("lr", Interval(1.0, 2.0)), *SPACE.axes[1:]))
     with pytest.raises(UserError, match="of its 20 trials that are done none lies"):
-        far = Space((Axis("lr", Interval(1.0, 2.0)), *SPACE.axes[1:]))
         earlier_trials(options(source), "cidnet", far, output)
     with pytest.raises(UserError, match="is the --output"):
         earlier_trials(options(source), "cidnet", SPACE, source)
