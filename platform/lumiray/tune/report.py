@@ -18,7 +18,9 @@ def write_study_report(study: Study, output: str, name: str) -> str:
     metric = study.metric
     better = min if study.metrics[0].lowest else max
     front = study.front() if len(study.metrics) > 1 else [best] if best else []
-    end = " or ".join(f"{study.said(one.figures)} of trial {one.number}" for one in front[:3])
+    end = f"best: {best.value:.6g} of trial {best.number}" if best else "none is done yet"
+    if len(front) > 1:
+        end = f"{len(front)} trials on the front; {end.replace(':', f' {metric}:')}"
     charts = [
         *(
             Chart(
@@ -51,7 +53,7 @@ def write_study_report(study: Study, output: str, name: str) -> str:
         "study.html.jinja",
         Path(__file__).parent,
         name=name,
-        status=f"{sought(study)}; {counted(trials)}; {f'best: {end}' if end else 'none is done yet'}",
+        status=f"{sought(study)}; {counted(trials)}; {end}",
         parallel=parallel(trials, best, fields, metric),
         charts=charts,
         columns=columns(study),
