@@ -141,6 +141,9 @@ def test_two_metrics_are_weighed_and_a_longer_study_learns_from_a_shorter_one(
     code, text = start(long, ray_address, *options, "--steps", "6", "--learn-from", str(short)).finish()
     assert code == 0, text
     assert f"learnt from 2 trials of {short}" in text
+    short.rename(tmp_path / "gone")  # what was given is in the study's own records
+    code, text = start(long, ray_address, *options, "--steps", "6", "--learn-from", str(short)).finish()
+    assert code == 0, text
     study = study_of(long)
     assert [(one.number, one.state) for one in study.trials()] == [(2, "done"), (3, "done")]
     assert study.front()

@@ -63,9 +63,10 @@ def search(job: JobConfig, options: SearchOptions, space: Space | None = None) -
     if exists(join(output, IDENTITY)):
         raise UserError(f"--output {output} holds a run; give the study a folder of its own.")
     checked = check_job(job)
-    earlier = earlier_trials(options, job.slug, given, output) if options.learn_from else []
     with lease(output):
         study = open_study(place_of(output, options.storage, new=True), study_name(output), about(job, options, given))
+        fresh = options.learn_from and not study.trials()  # else it has them, and the other study may be gone
+        earlier = earlier_trials(options, job.slug, given, output) if fresh else []
         from lumiray.data.parallel import open_shards
         from lumiray.train.cluster import start_ray
 
