@@ -25,8 +25,7 @@ class SearchOptions:
     algorithm: Literal["tpe", "random", "grid"] = "tpe"
     """Where values come from: tpe learns from the trials before (Optuna), random, or grid (every combination)."""
     scheduler: Literal["none", "asha", "hyperband", "median"] = "none"
-    """Which trials end early: asha keeps the best quarter at 1, 4, 16, ... times --grace; hyperband begins that later
-    for a third of the trials; median keeps the upper half."""
+    """Which trials end early: asha keeps a quarter at 1, 4, ... x --grace; hyperband, some later; median, a half."""
     grace: int | None = None
     """Steps that every trial runs before it may be ended; if not given, up to the first evaluation."""
     learn_from: str | None = None

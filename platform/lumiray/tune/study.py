@@ -147,8 +147,10 @@ class Study:
         return next(iter(self.front()), None)
 
     def front(self) -> list[Trial]:
-        """Trials that no other one beats at a metric without being worse at another, the best by the first metric
-        before the others; with one metric those that share the best value."""
+        """Trials that no other one beats at a metric without being worse at another.
+
+        The best by the first metric come first; with one metric these are those that share the best value.
+        """
         alone, done = self._done()
         found = [done[one.number] for one in alone.best_trials]
         return sorted(found, key=lambda one: (-self.metrics[0].sign * one.figures[0], one.number))
