@@ -93,7 +93,7 @@ def _study_show(given: argparse.Namespace) -> None:
 def _study_best(given: argparse.Namespace) -> None:
     from lumiray.tune.summary import best_settings
 
-    print(best_settings(given.study, given.storage), end="")
+    print(best_settings(given.study, given.storage, given.trial), end="")
 
 
 def _study_repeat(given: argparse.Namespace) -> None:
@@ -166,8 +166,9 @@ def parser() -> argparse.ArgumentParser:
         ("repeat", _study_repeat, "the best trial and the shared settings under several seeds: is its lead noise"),
     ):
         look = _verb(looks, name, action, words)
-        if name == "repeat":
+        if name != "show":
             look.add_argument("--trial", type=int, help="another trial than the best one")
+        if name == "repeat":
             look.add_argument("--seeds", type=int, default=5, help="how many seeds (default 5)")
         look.add_argument("study", help="a search's output, local or s3://")
         look.add_argument("--storage", help="its database, if the search had one: postgresql://USER@HOST/NAME")

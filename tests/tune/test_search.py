@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import signal
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,30 @@ def test_a_study_ends_its_poor_trials_early_and_its_best_settings_repeat_the_bes
     assert begun == {file: file.stat().st_mtime_ns for file in output.glob("trials/*/run.json")}
 
 
+@pytest.mark.slow
+def test_two_metrics_are_weighed_and_a_longer_study_learns_from_a_shorter_one(
+    tmp_path: Path, ray_address: str, places: tuple[str, ...]
+) -> None:
+    short, long = tmp_path / "short", tmp_path / "long"
+    options = (*places, "--evaluate.every", "2", "--metric", "psnr,samples_per_s", "--trials", "2")
+    code, text = start(short, ray_address, *options, "--steps", "4").finish()
+    assert code == 0, text
+    assert "short: cidnet, highest psnr and highest samples_per_s; 2 done" in text
+    for one in study_of(short).trials():
+        speeds = [row["samples_per_s"] for row in rows(short, one.number, "train")]
+        assert one.figures == (rows(short, one.number, "evaluation")[-1]["psnr"], statistics.median(speeds))
+    code, text = start(long, ray_address, *options, "--steps", "6", "--learn-from", str(short)).finish()
+    assert code == 0, text
+    assert f"learnt from 2 trials of {short}" in text
+    short.rename(tmp_path / "gone")  # what was given is in the study's own records
+    code, text = start(long, ray_address, *options, "--steps", "6", "--learn-from", str(short)).finish()
+    assert code == 0, text
+    study = study_of(long)
+    assert [(one.number, one.state) for one in study.trials()] == [(2, "done"), (3, "done")]
+    assert study.front()
+    assert {one.number for one in study.front()} <= {2, 3}
+
+
 def test_a_driver_that_was_killed_goes_on_and_another_one_beside_it_is_refused(
     tmp_path: Path, ray_address: str, places: tuple[str, ...]
 ) -> None:
@@ -213,7 +238,13 @@ def test_trials_that_fail_are_marked_with_their_reason_and_the_study_goes_on(
         (("--metric", "none"), "--metric is missing"),
         (("--val-shards", "none"), "--val-shards are missing"),
         (("--scheduler", "asha"), "--scheduler asha needs --evaluate.every"),
-        (("--grace", "5"), "--grace needs --scheduler asha or median"),
+        (
+            ("--metric", "psnr,ssim", "--scheduler", "median", "--evaluate.every", "2"),
+            "names 2; leave out the scheduler",
+        ),
+        (("--algorithm", "random", "--learn-from", "studies/a"), "--learn-from needs --algorithm tpe"),
+        (("--learn-from", "nowhere"), "nowhere: there is no study"),
+        (("--grace", "5"), "--grace needs --scheduler asha, hyperband or median"),
         (("--storage", "mysql://a"), "--storage must be postgresql://"),
         (("--resume", "never"), "--resume is of one run"),
         (("--space", "nowhere.yaml"), "--space nowhere.yaml: cannot be read"),

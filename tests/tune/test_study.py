@@ -10,6 +10,7 @@ import optuna
 import pytest
 
 from lumiray.errors import RunFailure, UserError
+from lumiray.tune.metric import metrics_of
 from lumiray.tune.options import grid_size
 from lumiray.tune.place import Place, place_of
 from lumiray.tune.space import Axis, Choice, Interval, Space, Whole
@@ -58,6 +59,40 @@ def test_the_lowest_is_best_with_a_minus(tmp_path: Path) -> None:
     for value in (3.0, 1.0, 2.0):
         study.finish(study.ask(SPACE, "random", 0).number, "done", value)
     assert study.best() == study.trials()[1]
+
+
+def test_of_two_metrics_the_front_is_what_no_trial_beats_at_both(tmp_path: Path) -> None:
+    study = new(tmp_path, metric="psnr,-loss")
+    for figures in ((20.0, 1.0), (25.0, 3.0), (19.0, 1.5), (22.0, 2.0)):
+        study.finish(study.ask(SPACE, "tpe", 0).number, "done", figures)
+    again = new(tmp_path, metric="psnr,-loss")
+    assert [one.number for one in again.front()] == [1, 3, 0]
+    assert again.trials()[2].figures == (19.0, 1.5)
+    best = again.best()
+    assert best is not None
+    assert (best.number, best.value) == (1, 25.0)
+    with pytest.raises(UserError, match="metric: the study has 'psnr,-loss', now it is 'psnr'"):
+        new(tmp_path)
+
+
+def test_tpe_looks_along_the_whole_front_of_two_metrics(tmp_path: Path) -> None:
+    study = new(tmp_path, metric="-a,-b")  # the front: any lr of [1e-3.5, 1e-2.5], channels of the first choice
+    for _ in range(50):
+        trial = study.ask(SPACE, "tpe", seed=1)
+        at = math.log10(trial.values["lr"]) + 3
+        worse = float(trial.values["channels"] == [8, 8, 8, 8])
+        study.finish(trial.number, "done", ((at - 0.5) ** 2 + worse, (at + 0.5) ** 2 + worse))
+    late = [(one.values["channels"], abs(math.log10(one.values["lr"]) + 3)) for one in study.trials()[-25:]]
+    assert sum(channels == [4, 4, 8, 8] and at <= 0.5 for channels, at in late) >= 12  # by chance a quarter
+    places = [math.log10(one.values["lr"]) + 3 for one in study.front()]
+    assert min(places) < -0.2 < 0.2 < max(places)
+    assert set(study.importance(0)) == set(study.importance(1))
+
+
+@pytest.mark.parametrize(("written", "message"), [("psnr,", "a name is missing"), ("a,-a", "a is named twice")])
+def test_metrics_that_cannot_be_are_refused(written: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        metrics_of(written)
 
 
 @pytest.mark.parametrize("algorithm", ["random", "tpe"])

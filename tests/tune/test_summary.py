@@ -41,6 +41,27 @@ def test_show_names_every_trial_the_best_and_the_reasons(output: str, capsys: py
     assert len([line for line in text.splitlines() if " done " in line]) == 3
 
 
+def test_of_two_metrics_the_front_is_shown_and_any_of_it_can_be_had(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "both")
+    about = {"system": "cidnet", "metric": "psnr,-loss", "job": to_yaml(default_job("cidnet"))} | described(SPACE)
+    study = open_study(place_of(output, None, new=True), "both", about)
+    for number, figures in enumerate(((20.0, 1.0), (25.0, 3.0), (19.0, 1.5))):
+        study.report(study.ask(SPACE, "random", 0).number, 10, figures[0])
+        study.finish(number, "done", figures)
+    assert main(["study", "show", output]) == 0
+    text = capsys.readouterr().out
+    assert "both: cidnet, highest psnr and lowest loss; 3 done" in text
+    assert "    trial 1: psnr 25, loss 3\n    trial 0: psnr 20, loss 1\n" in text
+    assert "trial 2: psnr" not in text
+    page = (Path(output) / "report.html").read_text()
+    assert "<h2>psnr and loss</h2>" in page
+    assert page.count('class="dot best"') >= 2
+    assert main(["study", "best", output, "--trial", "0"]) == 0
+    assert capsys.readouterr().out.startswith("# trial 0 of study both: psnr 20, loss 1\n")
+
+
 def test_best_is_the_configuration_of_a_job(output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "best", output]) == 0
     (tmp_path / "best.yaml").write_text(capsys.readouterr().out)

@@ -100,6 +100,17 @@ def cost(trials: Sequence[Trial], best: Trial | None, better: Callable[[float, f
     return _xy([(line, "running", "best so far"), *points] if line else [], "hours of all trials")
 
 
+def front_chart(trials: Sequence[Trial], front: Sequence[Trial], other: int, name: str) -> str:
+    """The first metric of trials that are done against another one; the front stands out, joined by a line."""
+    points = [
+        ([(one.figures[other], one.figures[0])], "best" if one in front else "done", _title(one))
+        for one in trials
+        if one.figures
+    ]
+    line = sorted((one.figures[other], one.figures[0]) for one in front)
+    return _xy([*([(line, "running", "front")] if len(line) > 1 else []), *points] if points else [], name)
+
+
 def _xy(lines: Sequence[tuple[Sequence[tuple[float, float]], str, str]], x_name: str) -> str:
     """Lines of (points, class, title) over common axes; a single point is a dot."""
     places = [point for points, _, _ in lines for point in points]

@@ -8,7 +8,7 @@ Over         ends the study: told to stop, or something is wrong with all of it
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lumiray.storage import join
 from lumiray.tune.shares import TrialShare
 from lumiray.tune.space import with_values
 from lumiray.tune.study import Study, Trial, database_errors
-from lumiray.tune.trial import DONE, ENDED, MISTAKE, REASON, STEP, VALUE, TrialSpec
+from lumiray.tune.trial import DONE, ENDED, FIGURES, MISTAKE, REASON, STEP, TrialSpec
 
 TRIALS = "trials"
 
@@ -77,7 +77,7 @@ class Course:
             self.times[trial.number] = (float(trial.notes.get("seconds", 0.0)), 0.0)
             words = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
             say(f"trial {trial.number} {'goes on' if trial.curve else 'begins'}: {words}")
-            spec = TrialSpec(job, self.study.metric, self.share.resources, self.board)
+            spec = TrialSpec(job, tuple(one.name for one in self.study.metrics), self.share.resources, self.board)
             return {"number": trial.number, "spec": spec}
         return None
 
@@ -153,18 +153,18 @@ class Recorder(Callback):
         if ENDED in result and result[ENDED] == "interrupted":
             return
         seconds = self.course.seconds(number, result["time_total_s"])
-        value = result.get(VALUE)
-        if value is not None:
-            study.report(number, result[STEP], value)
+        figures = result.get(FIGURES, ())
+        if figures:
+            study.report(number, result[STEP], figures[0])
             study.note(number, seconds=seconds)
         if not result.get(DONE):
-            say(f"trial {number}: {study.metric} {value:.5g} at step {result[STEP]}")
+            say(f"trial {number}: {study.said(figures)} at step {result[STEP]}")
             return
         if self.course.stopped or self.course.mistake:
             return
         state = result.get(ENDED, "stopped")
-        study.finish(number, state, value, seconds=seconds, **{"reason": result[REASON]} if REASON in result else {})
-        say(f"trial {number} {_end(study, state, value, result)}")
+        study.finish(number, state, figures, seconds=seconds, **{"reason": result[REASON]} if REASON in result else {})
+        say(f"trial {number} {_end(study, state, figures, result)}")
 
     @_recorded
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -191,14 +191,16 @@ class Over(Stopper):
         return self._course.stopped or self._course.mistake is not None
 
 
-def _end(study: Study, state: str, value: float | None, result: dict[str, Any]) -> str:
+def _end(study: Study, state: str, figures: Sequence[float], result: dict[str, Any]) -> str:
     if state == "failed":
         return f"failed: {result[REASON]}"
     if state == "stopped":
-        return f"stopped at step {result[STEP]}: {study.metric} {value:.5g}"
-    best = study.best()
-    best_words = f"; best: {best.value:.5g} of trial {best.number}" if best and best.value is not None else ""
-    return f"done: {study.metric} {value:.5g}{best_words}"
+        return f"stopped at step {result[STEP]}: {study.said(figures)}"
+    front = study.front()
+    if len(study.metrics) > 1:
+        return f"done: {study.said(figures)}; front: trials {', '.join(str(one.number) for one in front)}"
+    best_words = f"; best: {front[0].value:.5g} of trial {front[0].number}" if front else ""
+    return f"done: {study.said(figures)}{best_words}"
 
 
 def _short(value: Any) -> str:

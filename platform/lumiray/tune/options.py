@@ -8,6 +8,7 @@ from typing import Literal
 
 from lumiray.config import JobConfig
 from lumiray.errors import UserError, check_number
+from lumiray.tune.metric import Metric, metrics_of
 from lumiray.tune.space import Choice, Space, Whole
 
 
@@ -16,17 +17,19 @@ class SearchOptions:
     """How settings are searched; the job's own options say what every trial has in common."""
 
     metric: str | None = None
-    """Figure of the evaluation that is to be best (needed): psnr; with a minus in front (--metric=-loss) the lowest."""
+    """Figure of the evaluation that is to be best (needed): psnr; --metric=-loss for the lowest; psnr,ssim for both."""
     trials: int = 16
     """Trials of the study in all; the same command with more of them goes on from those that there are."""
     space: str | None = None
     """YAML file that says what is varied; if not given, the one that the system ships."""
     algorithm: Literal["tpe", "random", "grid"] = "tpe"
     """Where values come from: tpe learns from the trials before (Optuna), random, or grid (every combination)."""
-    scheduler: Literal["none", "asha", "median"] = "none"
-    """Which trials end early: asha keeps the best quarter at steps 1, 4, 16, ... of --grace; median, the upper half."""
+    scheduler: Literal["none", "asha", "hyperband", "median"] = "none"
+    """Which trials end early: asha keeps a quarter at 1, 4, ... x --grace; hyperband, some later; median, a half."""
     grace: int | None = None
     """Steps that every trial runs before it may be ended; if not given, up to the first evaluation."""
+    learn_from: str | None = None
+    """Output of another study of the same system, metric and fields, whose trials tpe learns from, too."""
     storage: str | None = None
     """Database of the study: postgresql://USER@HOST/NAME; if not given, the file study.db in --output."""
     cpus_per_trial: float = 0.0
@@ -37,14 +40,9 @@ class SearchOptions:
     """How often a trial is started again whose processes died; then it is marked with the reason."""
 
     @property
-    def figure(self) -> str:
-        """The metric's name."""
-        return str(self.metric).lstrip("-")
-
-    @property
-    def mode(self) -> Literal["max", "min"]:
-        """Whether the largest or the smallest value is best."""
-        return "min" if str(self.metric).startswith("-") else "max"
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is to be best."""
+        return metrics_of(str(self.metric))
 
 
 def check_options(options: SearchOptions, job: JobConfig) -> None:
@@ -55,6 +53,11 @@ def check_options(options: SearchOptions, job: JobConfig) -> None:
     """
     if not options.metric:
         raise UserError("--metric is missing: say which figure of the evaluation is to be best, such as psnr.")
+    if len(options.metrics) > 1 and options.scheduler != "none":
+        raise UserError(
+            f"--scheduler {options.scheduler} ends trials by one figure, and --metric {options.metric} names "
+            f"{len(options.metrics)}; leave out the scheduler, or name one metric."
+        )
     check_number("trials", options.trials, 1)
     check_number("trial-retries", options.trial_retries, 0)
     check_number("cpus-per-trial", options.cpus_per_trial, 0)
@@ -67,7 +70,9 @@ def check_options(options: SearchOptions, job: JobConfig) -> None:
             f"--scheduler {options.scheduler} needs --evaluate.every: it ends trials by the evaluations on their way."
         )
     if options.scheduler == "none" and options.grace is not None:
-        raise UserError("--grace needs --scheduler asha or median: nothing ends trials early.")
+        raise UserError("--grace needs --scheduler asha, hyperband or median: nothing ends trials early.")
+    if options.learn_from and options.algorithm != "tpe":
+        raise UserError(f"--learn-from needs --algorithm tpe: {options.algorithm} learns nothing.")
     if options.storage and not options.storage.startswith(("postgresql://", "postgresql+")):
         raise UserError("--storage must be postgresql://USER@HOST/NAME; without it the study is a file in --output.")
     if job.run.resume != "auto":

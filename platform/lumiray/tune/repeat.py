@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lumiray import __version__
-from lumiray.errors import RunFailure, UserError, check_number
+from lumiray.errors import RunFailure, check_number
 from lumiray.storage import absolute, join
 from lumiray.tune.lease import lease
 from lumiray.tune.options import SearchOptions
 from lumiray.tune.place import place_of
 from lumiray.tune.study import Study, Trial, open_study
-from lumiray.tune.summary import named_study, study_name
+from lumiray.tune.summary import chosen, named_study, study_name
 
 STUDENT_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Student's t for 95 % of both sides, by degrees of freedom from 1; beyond them it is near 2."""
@@ -59,7 +59,7 @@ def repeat(output: str, number: int | None, seeds: int, storage: str | None = No
     """
     check_number("seeds", seeds, 2)
     study = named_study(output, storage)
-    trial = _trial(study, output, number)
+    trial = chosen(study, output, number)
     job = study.job_of(replace(trial, values={}))
     folder = join(absolute(output), "repeats", str(trial.number))
     job = replace(job, run=replace(job.run, output=folder))
@@ -74,19 +74,7 @@ def repeat(output: str, number: int | None, seeds: int, storage: str | None = No
     with lease(folder):
         again = open_study(place_of(folder, storage, new=True), name, about)
         _run(again, job, planned)
-    return told(leads(again, used), trial, study.metric)
-
-
-def _trial(study: Study, output: str, number: int | None) -> Trial:
-    if number is None:
-        best = study.best()
-        if best is None:
-            raise RunFailure(f"{output}: no trial of this study is done yet.")
-        return best
-    trials = study.trials()
-    if not 0 <= number < len(trials):
-        raise UserError(f"--trial {number}: the study has trials 0 to {len(trials) - 1}.")
-    return trials[number]
+    return "\n".join(told(leads(again, used, place), trial, metric.name) for place, metric in enumerate(study.metrics))
 
 
 def _run(study: Study, job: Any, planned: Sequence[Mapping[str, Any]]) -> None:
@@ -103,17 +91,17 @@ def _run(study: Study, job: Any, planned: Sequence[Mapping[str, Any]]) -> None:
     drive(study, options, job, next_planned)
 
 
-def leads(study: Study, seeds: Sequence[int]) -> Lead:
-    """The lead under every seed for which both came to their end.
+def leads(study: Study, seeds: Sequence[int], metric: int = 0) -> Lead:
+    """The lead at one of the metrics under every seed for which both came to their end.
 
     Raises:
         RunFailure: fewer than two.
     """
-    sign = -1 if study.lowest_is_best else 1
+    sign = study.metrics[metric].sign
     found: dict[int, dict[bool, float]] = {seed: {} for seed in seeds}
     for one in study.trials():
-        if one.value is not None and one.values["seed"] in found:
-            found[one.values["seed"]][len(one.values) > 1] = one.value
+        if one.figures and one.values["seed"] in found:
+            found[one.values["seed"]][len(one.values) > 1] = one.figures[metric]
     both = {seed: sign * (values[True] - values[False]) for seed, values in found.items() if len(values) == 2}
     if len(both) < 2:
         raise RunFailure(f"Only {len(both)} seed(s) came to the end with both settings; two are needed to compare.")

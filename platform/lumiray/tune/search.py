@@ -20,10 +20,11 @@ from lumiray.config import JobConfig, check_run
 from lumiray.errors import Interrupted, UserError
 from lumiray.registry import system as make_system
 from lumiray.settings_file import to_yaml
-from lumiray.storage import exists, join
+from lumiray.storage import absolute, exists, join
 from lumiray.train.chain import IDENTITY
 from lumiray.train.checks import check_job, independent_of_here
 from lumiray.train.launch import make_stream, on_signals
+from lumiray.tune.earlier import earlier_trials
 from lumiray.tune.lease import lease
 from lumiray.tune.options import SearchOptions, check_options, grid_size
 from lumiray.tune.place import place_of
@@ -64,6 +65,8 @@ def search(job: JobConfig, options: SearchOptions, space: Space | None = None) -
     checked = check_job(job)
     with lease(output):
         study = open_study(place_of(output, options.storage, new=True), study_name(output), about(job, options, given))
+        fresh = options.learn_from and not study.trials()  # else it has them, and the other study may be gone
+        earlier = earlier_trials(options, job.slug, given, output) if fresh else []
         from lumiray.data.parallel import open_shards
         from lumiray.train.cluster import start_ray
 
@@ -71,6 +74,7 @@ def search(job: JobConfig, options: SearchOptions, space: Space | None = None) -
         stream = make_stream(checked, open_shards)  # shards without an index get it here, once for all trials
         if options.grace is not None and options.grace > stream.total_steps:
             raise UserError(f"--grace {options.grace} is longer than a trial, which has {stream.total_steps} steps.")
+        study.take(given, earlier, str(options.learn_from))
         most = min(options.trials, grid_size(given)) if options.algorithm == "grid" else options.trials
 
         def next_trial() -> Trial | None:
@@ -94,6 +98,8 @@ def about(job: JobConfig, options: SearchOptions, space: Space) -> dict[str, Any
     grace = options.grace if options.scheduler != "none" else None
     found: dict[str, Any] = {"system": job.slug, "version": __version__, "metric": options.metric}
     found |= {"algorithm": options.algorithm, "scheduler": options.scheduler, "grace": grace}
+    if options.learn_from:
+        found["learn_from"] = absolute(options.learn_from)
     for name in fields_of(job.slug):
         if name not in CARRIED_OUT:
             found[name] = _plain(_value(job, name))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -17,18 +17,20 @@ from typing import Any, Literal
 
 import optuna
 import yaml
-from optuna.trial import TrialState
+from optuna.trial import BaseTrial, FixedTrial, TrialState
 
 from lumiray.config import JobConfig
 from lumiray.errors import RunFailure, UserError
 from lumiray.identity import compare
 from lumiray.settings_file import job_from
 from lumiray.storage import without_secrets
+from lumiray.tune.metric import Metric, metrics_of
 from lumiray.tune.options import values_of
 from lumiray.tune.place import Place
 from lumiray.tune.space import Axis, Choice, Interval, Space, Whole, with_values
 
 ABOUT, JOB = "lumiray", "job"  # attributes of a study: what it is; in it, the job that its trials vary
+GIVEN = "given"  # attribute of a trial that another study ran
 State = Literal["running", "done", "stopped", "failed"]
 STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -46,8 +48,8 @@ class Trial:
 
     Args:
         values: of the fields that it varies, plain as in YAML, by dotted name.
-        curve: (step, the metric) of its evaluations, by step.
-        value: the metric at its end, of a trial that is done.
+        curve: (step, the first metric) of its evaluations, by step.
+        figures: all metrics at its end, of a trial that is done.
         notes: what else was written down: `reason`, `seconds`, `seed`, `version`.
     """
 
@@ -55,12 +57,17 @@ class Trial:
     state: State
     values: Mapping[str, Any]
     curve: tuple[tuple[int, float], ...] = ()
-    value: float | None = None
+    figures: tuple[float, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def value(self) -> float | None:
+        """The first metric at its end, of a trial that is done."""
+        return self.figures[0] if self.figures else None
+
+    @property
     def last(self) -> float | None:
-        """The newest value of the metric."""
+        """The newest value of the first metric."""
         return self.value if self.value is not None else (self.curve[-1][1] if self.curve else None)
 
 
@@ -87,24 +94,66 @@ class Study:
         return replace(job, run=replace(job.run, output=None))
 
     @property
-    def metric(self) -> str:
-        """The figure that is to be best."""
-        return str(self.about["metric"]).lstrip("-")
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is to be best."""
+        return metrics_of(str(self.about["metric"]))
 
     @property
-    def lowest_is_best(self) -> bool:
-        """Whether the smallest value is best."""
-        return str(self.about["metric"]).startswith("-")
+    def metric(self) -> str:
+        """The figure that curves and charts show: the first."""
+        return self.metrics[0].name
+
+    def said(self, figures: Sequence[float]) -> str:
+        """Figures of a trial with their names."""
+        return ", ".join(f"{one.name} {figure:.5g}" for one, figure in zip(self.metrics, figures, strict=True))
 
     def trials(self) -> list[Trial]:
-        """All trials, by number."""
-        return [_trial(one) for one in self._study.get_trials(deepcopy=False)]
+        """All trials of its own, by number."""
+        return [_trial(one) for one in self._study.get_trials(deepcopy=False) if GIVEN not in one.user_attrs]
+
+    def given(self) -> list[Trial]:
+        """Trials of another study that its algorithm learns from; their note `given` says where they are from."""
+        return [_trial(one) for one in self._study.get_trials(deepcopy=False) if GIVEN in one.user_attrs]
+
+    def take(self, space: Space, trials: Sequence[Trial], source: str) -> None:
+        """Learn from trials of another study, which lie in the space; once a trial of its own began no others come."""
+        taken = {one.notes[GIVEN]["trial"] for one in self.given()}
+        for one in trials if not self.trials() else ():
+            if one.number in taken:
+                continue
+            fixed = FixedTrial({field: _category(value) for field, value in one.values.items()})
+            for axis in space.axes:
+                if axis.field in one.values:
+                    _suggested(fixed, axis)
+            template = optuna.create_trial(
+                values=list(one.figures),
+                params=fixed.params,
+                distributions=fixed.distributions,
+                user_attrs={"values": dict(one.values), GIVEN: {"study": source, "trial": one.number}},
+                intermediate_values=dict(one.curve),
+            )
+            self._study.add_trial(template)
+
+    def _done(self) -> tuple[optuna.Study, list[Trial]]:
+        """Its own trials that are done, also as a study in memory, which numbers them from 0."""
+        everything = self._study.get_trials(deepcopy=False)
+        done = [one for one in everything if one.state == TrialState.COMPLETE and GIVEN not in one.user_attrs]
+        alone = optuna.create_study(directions=[one.direction for one in self.metrics])
+        alone.add_trials(done)
+        return alone, [_trial(one) for one in done]
 
     def best(self) -> Trial | None:
-        """Of the trials that are done the one with the best value."""
-        done = [(one.value, -one.number, one) for one in self.trials() if one.state == "done" and one.value is not None]
-        sign = -1 if self.lowest_is_best else 1
-        return max(((sign * value, number, one) for value, number, one in done), default=(None, None, None))[2]
+        """Of the trials that are done the one with the best value of the first metric."""
+        return next(iter(self.front()), None)
+
+    def front(self) -> list[Trial]:
+        """Trials that no other one beats at a metric without being worse at another.
+
+        The best by the first metric come first; with one metric these are those that share the best value.
+        """
+        alone, done = self._done()
+        found = [done[one.number] for one in alone.best_trials]
+        return sorted(found, key=lambda one: (-self.metrics[0].sign * one.figures[0], one.number))
 
     def ask(self, space: Space, algorithm: str, seed: int) -> Trial:
         """Begin the next trial: its values are recorded before it runs.
@@ -135,7 +184,7 @@ class Study:
         return Trial(asked.number, "running", values)
 
     def report(self, number: int, step: int, value: float) -> None:
-        """Record the metric of a running trial after some steps; what is recorded for them already stays."""
+        """Record the first metric of a running trial after some steps; what is recorded for them already stays."""
         self._study._storage.set_trial_intermediate_value(self._id(number), step, value)
 
     def note(self, number: int, **notes: Any) -> None:
@@ -143,22 +192,29 @@ class Study:
         for name, value in notes.items():
             self._study._storage.set_trial_user_attr(self._id(number), name, value)
 
-    def finish(self, number: int, state: State, value: float | None = None, **notes: Any) -> None:
-        """End a trial: it is done with a value, was stopped early, or has failed."""
+    def finish(self, number: int, state: State, figures: float | Sequence[float] = (), **notes: Any) -> None:
+        """End a trial: it is done with its figures, one per metric, was stopped early, or has failed."""
         self.note(number, **notes)
-        self._study.tell(number, value if state == "done" else None, state=TOLD[state])
+        self._study.tell(number, figures if state == "done" else None, state=TOLD[state])
         self.place.publish()
 
-    def importance(self) -> dict[str, float]:
-        """What share of the variation among trials that are done each field explains (PED-ANOVA); may be empty.
+    def importance(self, metric: int = 0) -> dict[str, float]:
+        """What share of a metric's variation among trials that are done each field explains (PED-ANOVA); may be empty.
 
         Fields that only some of them vary are left out: their share would be of those trials alone.
         """
-        done = [one.values for one in self.trials() if one.state == "done"]
-        fields = [field for field in done[0] if all(field in one for one in done)] if done else []
+        alone, done = self._done()
+        fields = [field for field in done[0].values if all(field in one.values for one in done)] if done else []
+        sign = -self.metrics[metric].sign  # PED-ANOVA of a target looks at the lowest
         with quiet():
             try:
-                return dict(optuna.importance.get_param_importances(self._study, params=fields)) if fields else {}
+                return (
+                    optuna.importance.get_param_importances(
+                        alone, params=fields, target=lambda one: sign * one.values[metric]
+                    )
+                    if fields
+                    else {}
+                )
             except (ValueError, RuntimeError):  # too few trials
                 return {}
 
@@ -169,8 +225,8 @@ class Study:
 def _trial(one: optuna.trial.FrozenTrial) -> Trial:
     notes = dict(one.user_attrs)
     values = notes.pop("values", {})
-    value = one.value if one.state == TrialState.COMPLETE else None
-    return Trial(one.number, STATES[one.state], values, tuple(sorted(one.intermediate_values.items())), value, notes)
+    figures = tuple(one.values) if one.state == TrialState.COMPLETE else ()
+    return Trial(one.number, STATES[one.state], values, tuple(sorted(one.intermediate_values.items())), figures, notes)
 
 
 @contextmanager
@@ -191,7 +247,7 @@ def _sampler(algorithm: str, seed: int, number: int) -> optuna.samplers.BaseSamp
         return optuna.samplers.RandomSampler(seed=drawn)
 
 
-def _suggested(asked: optuna.Trial, axis: Axis) -> Any:
+def _suggested(asked: BaseTrial, axis: Axis) -> Any:
     over = axis.over
     with quiet():
         if isinstance(over, Interval):
@@ -246,14 +302,10 @@ def open_study(place: Place, name: str, about: Mapping[str, Any] | None = None) 
         known = set(found)
         if about is None and name not in known:
             raise UserError(f"{without_secrets(place.url)}: there is no study {name!r}; there are {sorted(known)}.")
-        lowest = str((about or {}).get("metric", "")).startswith("-")
-        study = (
-            optuna.load_study(study_name=name, storage=storage)
-            if name in known
-            else optuna.create_study(
-                study_name=name, storage=storage, direction="minimize" if lowest else "maximize", load_if_exists=True
-            )
-        )
+        if about is not None and name not in known:
+            directions = [one.direction for one in metrics_of(str(about["metric"]))]
+            optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+        study = optuna.load_study(study_name=name, storage=storage)
         stored = study.user_attrs.get(ABOUT)
         if about is not None and stored is None:
             study.set_user_attr(ABOUT, dict(about))
@@ -262,7 +314,7 @@ def open_study(place: Place, name: str, about: Mapping[str, Any] | None = None) 
             raise UserError(f"{without_secrets(place.url)}: the study {name!r} was not made by a search of this house.")
         if about is not None:
             _refuse_other(stored, about, name)
-        study.set_metric_names([str(stored["metric"]).lstrip("-")])
+        study.set_metric_names([one.name for one in metrics_of(str(stored["metric"]))])
     return Study(place, study, stored)
 
 

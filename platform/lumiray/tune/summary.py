@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from lumiray.errors import RunFailure
+from lumiray.errors import RunFailure, UserError
 from lumiray.evaluate.chart import short_number
 from lumiray.settings_file import to_yaml
 from lumiray.storage import absolute, base_name
 from lumiray.tune.place import place_of
-from lumiray.tune.study import Study, Trial, open_study
+from lumiray.tune.study import GIVEN, Study, Trial, open_study
 
 
 def named_study(output: str, storage: str | None) -> Study:
@@ -28,18 +28,34 @@ def study_name(output: str) -> str:
     return base_name(absolute(output))
 
 
-def best_settings(output: str, storage: str | None) -> str:
-    """The whole configuration of the best trial, which `--config` of a job takes.
+def chosen(study: Study, output: str, number: int | None) -> Trial:
+    """A trial by its number; the best one if there is none.
 
     Raises:
+        UserError: no such trial.
         RunFailure: no trial is done yet.
     """
+    if number is None:
+        best = study.best()
+        if best is None:
+            raise RunFailure(f"{output}: no trial of this study is done yet ({counted(study.trials())}).")
+        return best
+    trials = {one.number: one for one in study.trials()}
+    if number not in trials:
+        raise UserError(f"--trial {number}: the study has trials {min(trials, default=0)} to {max(trials, default=0)}.")
+    return trials[number]
+
+
+def best_settings(output: str, storage: str | None, number: int | None = None) -> str:
+    """The whole configuration of a trial, by default of the best one, which `--config` of a job takes.
+
+    Raises:
+        UserError, RunFailure: as `chosen`.
+    """
     study = named_study(output, storage)
-    best = study.best()
-    if best is None:
-        raise RunFailure(f"{output}: no trial of this study is done yet ({counted(study.trials())}).")
-    head = f"# trial {best.number} of study {study_name(output)}: {study.metric} {best.value:.6g}\n"
-    return head + to_yaml(study.job_of(best))
+    trial = chosen(study, output, number)
+    end = study.said(trial.figures) if trial.figures else trial.state
+    return f"# trial {trial.number} of study {study_name(output)}: {end}\n" + to_yaml(study.job_of(trial))
 
 
 def shown(output: str, storage: str | None) -> str:
@@ -55,17 +71,25 @@ def _lines(study: Study, name: str) -> Iterator[str]:
     yield f"{name}: {sought(study)}; {counted(trials)}"
     yield ""
     yield from _table([columns(study), *(row_of(one, study) for one in trials)])
+    if given := study.given():
+        yield f"learnt from {len(given)} trials of {given[0].notes[GIVEN]['study']}"
     failed = [one for one in trials if one.notes.get("reason")]
     if failed:
         yield ""
         yield from (f"trial {one.number}: {one.notes['reason']}" for one in failed)
-    if best is not None:
+    if len(study.metrics) > 1 and best is not None:
+        yield ""
+        yield "front: no trial is better than these at one metric without being worse at another"
+        yield from (f"    trial {one.number}: {study.said(one.figures)}" for one in study.front())
+    elif best is not None:
         yield ""
         yield f"best: trial {best.number}, {study.metric} {best.value:.6g}"
         yield from (f"    {field}: {value}" for field, value in best.values.items())
-    if importance := study.importance():
+    for place, metric in enumerate(study.metrics):
+        if not (importance := study.importance(place)):
+            continue
         yield ""
-        yield "share of the variation that a field explains (PED-ANOVA, trials that are done)"
+        yield f"share of {metric.name}'s variation that a field explains (PED-ANOVA, trials that are done)"
         yield from (f"    {field}: {share:.0%}" for field, share in importance.items())
 
 
@@ -78,7 +102,7 @@ def searched(study: Study) -> dict[str, str]:
 
 def columns(study: Study) -> list[str]:
     """Names of the columns of `row_of`."""
-    return ["trial", "state", study.metric, "steps", *searched(study), "seconds"]
+    return ["trial", "state", *(one.name for one in study.metrics), "steps", *searched(study), "seconds"]
 
 
 def row_of(one: Trial, study: Study) -> list[str]:
@@ -86,12 +110,14 @@ def row_of(one: Trial, study: Study) -> list[str]:
     values = [_short(one.values[field]) if field in one.values else "-" for field in searched(study)]
     steps = str(one.curve[-1][0]) if one.curve else "-"
     seconds = f"{one.notes['seconds']:.0f}" if "seconds" in one.notes else "-"
-    return [str(one.number), one.state, _short(one.last), steps, *values, seconds]
+    others = [_short(figure) for figure in one.figures[1:]] or ["-"] * (len(study.metrics) - 1)
+    return [str(one.number), one.state, _short(one.last), *others, steps, *values, seconds]
 
 
 def sought(study: Study) -> str:
     """What a study looks for."""
-    return f"{study.about['system']}, {'lowest' if study.lowest_is_best else 'highest'} {study.metric}"
+    words = " and ".join(f"{'lowest' if one.lowest else 'highest'} {one.name}" for one in study.metrics)
+    return f"{study.about['system']}, {words}"
 
 
 def counted(trials: list[Trial]) -> str:

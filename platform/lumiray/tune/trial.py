@@ -12,8 +12,10 @@ from __future__ import annotations
 import gc
 import json
 import math
+import statistics
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,8 @@ LOOK_S, LOOK_S3_S = 0.2, 2.0  # between two looks at a run's metrics
 STOP_S = 300.0  # that a run may take to its next step and its checkpoint
 
 # what a row told to Tune holds, besides Tune's own word for its end
-STEP, VALUE, ENDED, REASON, MISTAKE = "step", "value", "ended", "reason", "mistake"
+STEP, VALUE, FIGURES, ENDED, REASON, MISTAKE = "step", "value", "figures", "ended", "reason", "mistake"
+SPEED = "samples_per_s"  # a figure that training gives, and no evaluation
 NO_FIGURE = {DONE: True, STEP: math.inf}
 """The end of a trial without a figure; schedulers compare trials up to a step, and this one is beyond all."""
 
@@ -46,13 +49,13 @@ class TrialSpec:
 
     Args:
         job: with the trial's values and its own output.
-        figure: name of the metric.
+        figures: names of the metrics.
         resources: what it may take of the cluster.
         studys_board: where the driver asks all trials to stop (`Board`).
     """
 
     job: JobConfig
-    figure: str
+    figures: tuple[str, ...]
     resources: dict[str, float]
     studys_board: Any
 
@@ -90,7 +93,7 @@ class TrialRun(tune.Trainable):
             last = row is not None and row["step"] == total_steps(self._output)
             if row is not None and not last:
                 self._told = row["step"]
-                return told(row, self._spec.figure)
+                return told(self._with_speed(row), self._spec.figures)
             if ended:
                 return self._ending(row)
             if self._studys_stop.stop_requested():
@@ -114,7 +117,16 @@ class TrialRun(tune.Trainable):
             return NO_FIGURE | {ENDED: "failed", REASON: in_short(mistake[0] if mistake else str(known))}
         if row is None:
             return NO_FIGURE | {ENDED: "failed", REASON: "its run ended without an evaluation"}
-        return {ENDED: "done", DONE: True} | told(row, self._spec.figure)
+        return {ENDED: "done", DONE: True} | told(self._with_speed(row), self._spec.figures)
+
+    def _with_speed(self, row: dict[str, Any]) -> dict[str, Any]:
+        """An evaluation, with the median speed of training up to it."""
+        if SPEED not in self._spec.figures:
+            return row
+        speeds = [
+            one[SPEED] for one in read_rows(self._output) if one["kind"] == "train" and one["step"] <= row["step"]
+        ]
+        return row | ({SPEED: statistics.median(speeds)} if speeds else {})
 
     def _begin(self, spec: TrialSpec) -> None:
         from lumiray.train.board import Board, StopWatch
@@ -173,17 +185,20 @@ def in_short(message: str) -> str:
     return text.splitlines()[-1] if text.startswith("Traceback") else text
 
 
-def told(row: dict[str, Any], figure: str) -> dict[str, Any]:
-    """What Tune hears of an evaluation; one without the figure ends the study, one that is not a number the trial."""
-    step, value = row["step"], row.get(figure)
-    if figure not in row:
-        there = ", ".join(name for name in row if name not in ("step", "kind", "time_s"))
-        return NO_FIGURE | {
-            MISTAKE: f"--metric {figure}: no evaluation reports it.{near(figure, row)} This one reports {there}."
-        }
-    if value is None or not math.isfinite(value):  # metrics.jsonl has null for both
-        return NO_FIGURE | {ENDED: "failed", REASON: f"{figure} at step {step} is not a number"}
-    return {STEP: step, VALUE: float(value)}
+def told(row: dict[str, Any], figures: Sequence[str]) -> dict[str, Any]:
+    """What Tune hears of an evaluation; one without a figure ends the study, one that is not a number the trial."""
+    step = row["step"]
+    for figure in figures:
+        value = row.get(figure)
+        if figure not in row:
+            there = ", ".join(name for name in row if name not in ("step", "kind", "time_s"))
+            return NO_FIGURE | {
+                MISTAKE: f"--metric {figure}: no evaluation reports it.{near(figure, row)} This one reports {there}."
+            }
+        if value is None or not math.isfinite(value):  # metrics.jsonl has null for both
+            return NO_FIGURE | {ENDED: "failed", REASON: f"{figure} at step {step} is not a number"}
+    found = [float(row[figure]) for figure in figures]
+    return {STEP: step, VALUE: found[0], FIGURES: found}
 
 
 def evaluations(output: str) -> list[dict[str, Any]]:
