@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 
+from lumiray.data.buckets import Buckets
 from lumiray.data.decoder import Decoder, Draw
 from lumiray.data.entries import EVALUATE, READ_BLOCKS, TRAIN, StreamSpec, num_evaluation_batches, rank_rows
 from lumiray.data.feed import Delivery, Feed
@@ -388,3 +389,16 @@ def test_decoders_wait_for_a_loop_that_takes_nothing_and_go_when_it_ends(spec: S
             break
         time.sleep(0.3)
     assert ray.available_resources()["CPU"] == cpus
+
+
+def test_buckets_go_on_in_the_middle_of_a_window_on_other_ranks(spec: StreamSpec) -> None:
+    shapes = np.random.default_rng(0).integers(50, 900, (ROWS, 2)).astype(np.uint16)
+    few = replace(spec, plan=spec.plan.bucketed(Buckets(4, (shapes,), 4, 3)), total_steps=4, validation=None)
+    whole, rest = receive(few, 1), receive(few, 2, first_step=2)
+    for received, again in zip(whole[2:], rest, strict=True):
+        assert received.same_as(again)
+    for received in whole:
+        planned = few.plan.batch(received.step)
+        kept = ~np.isin(planned.row, list(BAD))
+        assert np.array_equal(received.numbers[kept], planned.row[kept])
+    assert not np.array_equal(few.plan.batch(2).row, spec.plan.batch(2).row)
