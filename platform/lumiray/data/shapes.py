@@ -10,8 +10,8 @@ import numpy as np
 
 from lumiray.data.decode import jpeg_frame, picture_size
 from lumiray.data.fetch import Window, window_of
-from lumiray.data.parts import PICTURES
 from lumiray.data.header import TarError
+from lumiray.data.parts import PICTURES
 from lumiray.data.tar import BadShard, Member, members, split_name
 from lumiray.storage import without_secrets
 from lumiray.system import BadRow
