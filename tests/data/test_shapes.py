@@ -12,7 +12,8 @@ from PIL import Image
 
 from lumiray.data import catalog
 from lumiray.data.index import ShardSet
-from lumiray.data.listing import expand
+from lumiray.data.listing import expand, look_up
+from lumiray.train.reading import SampledShards
 
 
 def encoded(kind: str, height: int, width: int) -> bytes:
@@ -42,7 +43,8 @@ def test_shapes_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
     bad: list[dict[str, bytes]] = [{"txt": b"no picture"}, {"jpg": b""}, {"png": files[5][2][:20]}]
     write_shard(tmp_path / "0.tar", [*({"txt": b"a", kind: data} for kind, _, data in files), *bad])
     write_shard(tmp_path / "1.tar", [{"lq.png": files[5][2], "gt.png": files[6][2]}])
-    shards = ShardSet.open(expand(str(tmp_path)))
+    listed = look_up(expand(str(tmp_path))).values()
+    shards = ShardSet.open(list(listed))
     expected = [[data.height, data.width] for data in (Image.open(io.BytesIO(one)) for _, _, one in files)]
     assert shards.shapes().tolist() == [*expected, [0, 0], [0, 0], [0, 0], list(sizes[0])]
 
@@ -50,5 +52,7 @@ def test_shapes_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
         raise AssertionError("measured again")
 
     monkeypatch.setattr(catalog, "shapes_in", never)
+    many = SampledShards(shards, [*listed, *listed])  # as a dry run has them, twice as many rows as were read
+    assert many.shapes().tolist() == 2 * shards.shapes().tolist()
     again = ShardSet.open(expand(str(tmp_path)), digest=shards.digest)
     assert again.shapes().tolist() == shards.shapes().tolist()

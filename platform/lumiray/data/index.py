@@ -260,7 +260,7 @@ class ShardSet:
         Args:
             scan_map: as `open` has it; shards that were never measured are read once.
         """
-        listed = [self._listed(number) for number in range(len(self))]
+        listed = [self._listed(number) for number in range(len(self.names))]
         measured = scan_map(partial(_shapes_of, index_folder=self.index_folder), listed)
         found = [np.empty((0, 2), np.uint16)]
         for number, shapes in enumerate(measured):
