@@ -60,6 +60,7 @@ BENCHMARKS = (
     Benchmark("contrastive_memory", at_most={"ratio_16k_32k": 2.2}),
     Benchmark("gpu_step"),
     Benchmark("plan", at_most={"ms_per_batch": 10.0, "memory_mb": 100.0}),
+    Benchmark("padding", at_most={"ms_per_batch": 10.0}),
     Benchmark("shuffle_quality"),
     Benchmark("restore_train", at_least={"ratio_plain": 1.1}),
     Benchmark("zero_shot_fit", at_least={"ratio_plain": 1.5}),

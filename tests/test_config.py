@@ -63,6 +63,7 @@ def test_what_can_work_passes(values: dict[str, Any]) -> None:
         ({"zero": 0, "engine__deepspeed": "mine.json"}, "--zero and --engine.deepspeed"),
         ({"data__group_rows": 100}, "--data.group-rows 100 is not a multiple of --data.slice-rows 16"),
         ({"data__read": "shard", "data__slice_rows": 8}, "--data.slice-rows does nothing with --data.read shard"),
+        ({"data__read": "shard", "data__bucket_window": 8}, "--data.bucket-window needs the index"),
         ({"optimizer__cooldown": 2}, "--optimizer.cooldown needs --optimizer.schedule constant-cooldown"),
         ({"optimizer__cooldown": 2, "optimizer__schedule": "cosine"}, "--optimizer.cooldown needs"),
         ({"engine__offload_parameters": "cpu", "zero": 2}, "--engine.offload-parameters needs --zero 3"),
@@ -96,7 +97,8 @@ def test_what_cannot_work_or_disagrees_is_refused_by_name(values: dict[str, Any]
 
 AT_LEAST_1 = """workers global_batch_size micro_batch_size steps data__slice_rows data__group_rows checkpoint__every
     checkpoint__keep log__every"""
-AT_LEAST_0 = """lr warmup retries data__decoders data__bad_rows_limit evaluate__every evaluate__batch_size
+AT_LEAST_0 = """lr warmup retries data__decoders data__bucket_window data__bad_rows_limit evaluate__every
+    evaluate__batch_size
     engine__clip_norm optimizer__weight_decay optimizer__eps optimizer__cooldown optimizer__cooldown_power
     optimizer__cooldown_end"""
 

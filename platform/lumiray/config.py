@@ -26,6 +26,8 @@ class DataConfig:
     """Neighbouring rows that are read together: longer slices cost fewer range reads and shuffle less."""
     group_rows: int = 4096
     """Rows shuffled among each other, once slices or shards are shuffled; a multiple of --data.slice-rows."""
+    bucket_window: int = 0
+    """Global batches inside which pictures of like shapes are put into one micro-batch, to pad less; 0 is off."""
     decoders: int = 0
     """Decoding processes per worker; 0 takes what the cluster has free."""
     bad_rows: Literal["skip", "fail"] = "skip"
@@ -243,6 +245,7 @@ def _check_numbers(run: RunConfig) -> None:
         "warmup": run.warmup,
         "retries": run.retries,
         "data.decoders": data.decoders,
+        "data.bucket-window": data.bucket_window,
         "finetune.adapter-rank": run.finetune.adapter_rank,
         "finetune.adapter-alpha": run.finetune.adapter_alpha,
         "evaluate.every": run.evaluate.every,
@@ -274,6 +277,11 @@ def _check_pairs(run: RunConfig) -> None:
         raise UserError("--zero and --engine.deepspeed both set the ZeRO stage; leave one out.")
     if data.read == "shard" and data.slice_rows != DataConfig.slice_rows:
         raise UserError("--data.slice-rows does nothing with --data.read shard, which has no slices: leave it out.")
+    if data.read == "shard" and data.bucket_window:
+        raise UserError(
+            "--data.bucket-window needs the index, where shapes of pictures are kept, and --data.read shard does "
+            "without one: leave one of the two out."
+        )
     if data.read == "slice" and data.group_rows % data.slice_rows:
         raise UserError(
             f"--data.group-rows {data.group_rows} is not a multiple of --data.slice-rows {data.slice_rows}: a group "

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 
+from lumiray.data.buckets import Buckets
 from lumiray.data.decoder import Decoder, Draw
 from lumiray.data.entries import EVALUATE, READ_BLOCKS, TRAIN, StreamSpec, num_evaluation_batches, rank_rows
 from lumiray.data.feed import Delivery, Feed
@@ -388,3 +389,12 @@ def test_decoders_wait_for_a_loop_that_takes_nothing_and_go_when_it_ends(spec: S
             break
         time.sleep(0.3)
     assert ray.available_resources()["CPU"] == cpus
+
+
+def test_buckets_go_on_in_the_middle_of_a_window_on_other_ranks(spec: StreamSpec) -> None:
+    shapes = np.random.default_rng(0).integers(50, 900, (ROWS, 2)).astype(np.uint16)
+    few = replace(spec, plan=spec.plan.bucketed(Buckets(4, (shapes,), 4, 3)), total_steps=4, validation=None)
+    whole = receive(few, 1)
+    assert all(one.same_as(again) for one, again in zip(whole[2:], receive(few, 2, first_step=2), strict=True))
+    planned = [few.plan.batch(one.step).row for one in whole]
+    assert all(((one.numbers == row) | np.isin(row, list(BAD))).all() for one, row in zip(whole, planned, strict=True))

@@ -21,6 +21,7 @@ import numpy as np
 from lumiray import storage
 from lumiray.data.index_file import entries_of, put_entries, put_table, table_of
 from lumiray.data.listing import Listed
+from lumiray.data.shapes import shapes_in
 from lumiray.data.tar import scan_shard
 from lumiray.errors import UserError
 from lumiray.storage import without_secrets
@@ -191,6 +192,18 @@ class Catalog:
                 break
         return list(keys)
 
+    def shapes(self, shard: Listed) -> np.ndarray:
+        """Heights and widths of all rows of an indexed shard (`shapes_in`), measured once and then kept."""
+        for folder in self.folders:
+            with suppress(storage.NotThere, storage.NoAccess):
+                return _read_shapes(folder, shard)
+        shapes = shapes_in(shard.url, self.rows(shard).offsets)
+        for folder in self.folders:
+            with suppress(OSError, UserError):  # as above
+                _write_shapes(folder, shard, shapes)
+                break
+        return shapes
+
     def _summary(self) -> tuple[dict[str, Known], str | None]:
         """What the summary says, and the folder in which it was found."""
         for folder in self.folders:
@@ -267,6 +280,19 @@ def _read_keys(folder: str, shard: Listed) -> list[str]:
     """Raises NotThere as `_read_rows`."""
     table = _read_table(_path(folder, shard, ".keys"), shard)
     return [key.decode("utf-8", "surrogateescape") for key in table["key"].to_pylist()]
+
+
+def _write_shapes(folder: str, shard: Listed, shapes: np.ndarray) -> None:
+    import pyarrow as pa
+
+    schema = pa.schema([("height", pa.uint16()), ("width", pa.uint16())], metadata=_about(shard))
+    put_table(pa.table([shapes[:, 0], shapes[:, 1]], schema=schema), _path(folder, shard, ".shapes"))
+
+
+def _read_shapes(folder: str, shard: Listed) -> np.ndarray:
+    """Raises NotThere as `_read_rows`."""
+    table = _read_table(_path(folder, shard, ".shapes"), shard)
+    return np.stack([table["height"].to_numpy(), table["width"].to_numpy()], axis=1)
 
 
 def _about(shard: Listed) -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,11 +137,27 @@ class Feed:
         for name in parts[0].arrays:
             arrays = [part.arrays[name] for part in parts]
             rows, first = sum(map(len, arrays)), arrays[0]
+            shape = tuple(np.max([array.shape[1:] for array in arrays], axis=0).tolist())
             # a copy in any case: blocks are read-only views into the object store
             dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
-            host = torch.empty((rows, *first.shape[1:]), dtype=dtype, pin_memory=self._device.type == "cuda")
-            np.concatenate(arrays, out=host.numpy())
+            host = torch.empty((rows, *shape), dtype=dtype, pin_memory=self._device.type == "cuda")
+            join(arrays, host.numpy())
             tensors[name] = host.to(self._device, non_blocking=True)
         if self._device.type == "cuda":
             torch.cuda.current_stream().synchronize()
         return Delivery(entry.kind, entry.step, tensors, [row for part in parts for row in part.bad])
+
+
+def join(arrays: Sequence[np.ndarray], out: np.ndarray) -> None:
+    """Arrays one behind the other; those with shorter sides are filled with zeros at their ends, as systems pack rows.
+
+    Args:
+        out: (sum of the first axes, ...), its other sides the longest of each.
+    """
+    start = 0
+    for array in arrays:
+        place = out[start : start + len(array)]
+        if array.shape != place.shape:
+            place[...] = 0
+        place[tuple(slice(side) for side in array.shape)] = array
+        start += len(array)

@@ -18,7 +18,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -254,6 +254,20 @@ class ShardSet:
         """Keys of all rows that a shard stores, in its order; untrusted.  Read once, then kept in the index."""
         return self._catalog(shard).keys(self._listed(shard))
 
+    def shapes(self, scan_map: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map) -> np.ndarray:
+        """Heights and widths of all numbered rows (`shapes.shapes_in`), uint16 (num_rows, 2).
+
+        Args:
+            scan_map: as `open` has it; shards that were never measured are read once.
+        """
+        listed = [self._listed(number) for number in range(len(self.names))]
+        measured = scan_map(partial(_shapes_of, index_folder=self.index_folder), listed)
+        found = [np.empty((0, 2), np.uint16)]
+        for number, shapes in enumerate(measured):
+            numbers = self._rows_of(number).numbers if self.survivors is not None else None
+            found.append(shapes if numbers is None else shapes[numbers])
+        return np.concatenate(found)
+
     def _rows_of(self, shard: int) -> Rows:
         """Offsets of a shard, from memory, from the index, or by scanning where the index cannot be reached."""
         if shard in self._offsets:
@@ -321,6 +335,10 @@ class ShardSet:
         state.pop("starts", None)
         state["_offsets"] = OrderedDict()
         return state
+
+
+def _shapes_of(shard: Listed, index_folder: str | None) -> np.ndarray:
+    return Catalog(storage.parent(shard.url), index_folder).shapes(shard)
 
 
 def _parsed(data: bytes, start: int, length: int, ordinal: int) -> Row | BadRow:

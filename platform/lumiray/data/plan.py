@@ -14,14 +14,16 @@ An ordinal is a row's number in its source, all shards concatenated; `index.Shar
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from lumiray.data.buckets import Buckets
 from lumiray.data.mixture import Mixture
 from lumiray.data.permute import key_of, permute, permute_in_groups
 from lumiray.data.shard_order import ShardOrder
@@ -182,6 +184,14 @@ class Plan:
         self.seed = seed
         self.mixture = Mixture(tuple(source.weight for source in sources))
         self.orders = tuple(_order(source, settings, key_of("order", seed, source.name)) for source in sources)
+        self.buckets: Buckets | None = None
+        self._window: tuple[int, Planned] | None = None  # first step and rows of the window that was asked for last
+
+    def bucketed(self, buckets: Buckets) -> Plan:
+        """The same rows in the same windows of steps, those of like shapes in one micro-batch."""
+        plan = copy.copy(self)
+        plan.buckets, plan._window = buckets, None
+        return plan
 
     @property
     def num_micro_batches(self) -> int:
@@ -208,6 +218,8 @@ class Plan:
         which = range(self.num_micro_batches) if micro_batches is None else micro_batches
         if step < 0 or which.step != 1 or which.start < 0 or which.stop > self.num_micro_batches:
             raise ValueError(f"there are no micro-batches {which} in step {step}")
+        if self.buckets is not None:
+            return self._from_window(self.buckets, step, which)
         first = step * self.num_micro_batches + which.start
         return self._micro_batches(first, first + len(which))
 
@@ -244,6 +256,24 @@ class Plan:
     def steps_per_epoch(self) -> int:
         """Steps of one pass over the first source (over all rows where there is only one source)."""
         return self.steps_for(1, self.sources[0].name)
+
+    def _from_window(self, buckets: Buckets, step: int, which: range) -> Planned:
+        """Micro-batches of a step as its window arranges them; places stay what they are, rows change them."""
+        first, last = buckets.window_of(step)
+        held = self._window  # another thread may put another one there
+        if held is None or held[0] != first:
+            count, size = self.num_micro_batches, self.micro_batch_size
+            whole = self._micro_batches(first * count, last * count)
+            taken = buckets.arranged(first, whole.source, whole.row, size)
+            held = first, Planned(whole.source, whole.epoch[taken], whole.row[taken], whole.position)
+            self._window = held
+        low = (step - first) * self.global_batch_size + which.start * self.micro_batch_size
+        cut = slice(low, low + len(which) * self.micro_batch_size)
+        rows = held[1]
+        return Planned(rows.source[cut], rows.epoch[cut], rows.row[cut], rows.position[cut])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_window": None}
 
     def _micro_batches(self, first: int, last: int) -> Planned:
         """Micro-batches [first, last) of the run; inside each, rows lie source by source."""

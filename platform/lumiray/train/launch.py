@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lumiray.config import JobConfig, check_run
+from lumiray.data.buckets import Buckets
 from lumiray.data.entries import StreamSpec
 from lumiray.data.filter import Filter
 from lumiray.data.index import ShardSet
@@ -192,6 +193,9 @@ def make_stream(
         refuse_small_cache(sources, run.data.group_rows, cache.limit_bytes)
     steps = run_length(run, stage) or plan.steps_for(run.epochs or 0.0, counting_source(named, run.epochs_of))
     check_recipe(run, stage, steps)
+    if run.data.bucket_window:
+        shapes = tuple(shards.shapes(_scan_map()) for shards in sources)
+        plan = plan.bucketed(Buckets(run.data.bucket_window, shapes, steps, run.seed))
     print("\n".join(passes(plan, sources, steps)), flush=True)
     return StreamSpec(
         slug=job.slug,
@@ -208,6 +212,15 @@ def make_stream(
         evaluate_every=run.evaluate.every,
         fail_on_bad_row=run.data.bad_rows == "fail",
     )
+
+
+def _scan_map() -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]:
+    """By Ray's tasks where Ray is up; a dry run does without."""
+    import ray
+
+    from lumiray.data.parallel import ray_map
+
+    return ray_map if ray.is_initialized() else map
 
 
 def refuse_small_cache(sources: Sequence[ShardSet], group_rows: int, limit_bytes: int) -> None:

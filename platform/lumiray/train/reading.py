@@ -86,6 +86,10 @@ class SampledShards(ShardSet):
         """As `ShardSet.read`."""
         return super().read(np.asarray(ordinals) % self._own, anew)
 
+    def shapes(self, scan_map: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map) -> np.ndarray:
+        """As `ShardSet.shapes`."""
+        return super().shapes(scan_map)[np.arange(self._rows) % self._own]
+
     def num_requests(self, ordinals: np.ndarray) -> float:
         """As `ShardSet.num_requests`."""
         return super().num_requests(np.asarray(ordinals) % self._own)
