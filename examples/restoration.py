@@ -1,29 +1,18 @@
-"""What the examples of restoration share: a run of the job as a user starts it, and results beside their truth."""
+"""What the examples of restoration share: a run of the job on pictures, and results beside their truth."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "models")]
+from running import job
 
 from lumiray.data.write import make_shards
 
 GRID_HEIGHT, BORDER = 200, 6  # pixels
-
-
-def say(text: str) -> None:
-    """One line, with the time."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
 def train(slug: str, settings: Path, output: Path, write: Callable[[Path], dict[str, Path]]) -> Path:
@@ -40,11 +29,7 @@ def train(slug: str, settings: Path, output: Path, write: Callable[[Path], dict[
         *(slug, "--config", str(settings), "--shards", str(output / "shards" / "train")),
         *("--val-shards", str(output / "shards" / "held-out"), "--output", str(output / "run")),
     ]
-    say("$ " + " ".join(["python", "jobs/restore_finetune.py", *options]))
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of this process, on this machine
-    done = subprocess.run([sys.executable, str(ROOT / "jobs" / "restore_finetune.py"), *options], cwd=ROOT, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    job("restore_finetune.py", *options)
     return output / "run"
 
 

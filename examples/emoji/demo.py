@@ -10,17 +10,15 @@ rows held out of training; Twemoji is looked at once, with the last checkpoint.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "models"), str(HERE)]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from rows import ARTISTS, emojis, pictures, write_rows
+from running import ROOT, job, say
 
 from lumiray.data.write import make_shards
 from lumiray.evaluate.report import SHEET, write_report
@@ -30,20 +28,6 @@ QUERIES = (
     *("red apple", "octopus", "violin", "rocket", "snowman", "guitar", "pizza slice", "elephant", "japan flag"),
     *("alarm clock", "bicycle", "cactus"),
 )
-
-
-def say(text: str) -> None:
-    """One line, with the time."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
-
-
-def job(name: str, *options: str) -> None:
-    """Run a job of this project as a user would; its output goes to the terminal."""
-    command = [sys.executable, str(ROOT / "jobs" / name), *options]
-    say("$ " + " ".join(["python", f"jobs/{name}", *options]))
-    done = subprocess.run(command, cwd=ROOT, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 def shards_of(output: Path, artist: str) -> Path:
@@ -79,7 +63,6 @@ def main(arguments: list[str]) -> None:
     """From nothing to the report."""
     begin = time.time()
     output = Path(arguments[0]) if arguments else ROOT / "demo"
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of this process, on this machine
     say(f"shards of both artists' {len(emojis())} emoji in {output / 'shards'}")
     noto, twemoji = (shards_of(output, artist) for artist in ARTISTS)
     run = output / "run"

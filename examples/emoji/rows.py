@@ -41,12 +41,17 @@ def emojis() -> list[Emoji]:
     return [Emoji(**{**row, "short_names": tuple(row["short_names"])}) for row in rows]
 
 
-def pictures(artist: str) -> Iterator[tuple[Emoji, Image.Image]]:
-    """Every emoji with an artist's picture of it, RGB 32 x 32 on white."""
+def drawings(artist: str) -> Iterator[tuple[Emoji, Image.Image]]:
+    """Every emoji with an artist's picture of it, RGBA 32 x 32."""
     sheet = Image.open(HERE / f"{artist}.png").convert("RGBA")
     for one in emojis():
         left, top = one.column * CELL + 1, one.row * CELL + 1
-        drawn = sheet.crop((left, top, left + SIDE, top + SIDE))
+        yield one, sheet.crop((left, top, left + SIDE, top + SIDE))
+
+
+def pictures(artist: str) -> Iterator[tuple[Emoji, Image.Image]]:
+    """Every emoji with an artist's picture of it, RGB 32 x 32 on white."""
+    for one, drawn in drawings(artist):
         ground = Image.new("RGBA", drawn.size, "white")
         yield one, Image.alpha_composite(ground, drawn).convert("RGB")
 

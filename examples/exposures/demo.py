@@ -18,7 +18,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "low_light")]
 
 from curve import fitted
 from pairs import pairs
-from restoration import ROOT, decibels, networks, say, train, write_grid
+from restoration import decibels, networks, train, write_grid
+from running import ROOT, say
 from scenes import COLOURED, write_scenes
 from split_photographs import PHOTOGRAPHS
 

@@ -18,7 +18,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from curve import fitted
 from pairs import pairs, write_pairs
-from restoration import ROOT, decibels, networks, say, train, write_grid
+from restoration import decibels, networks, train, write_grid
+from running import ROOT, say
 from split_photographs import PHOTOGRAPHS
 
 SHOWN = (0, 3)  # rows of the held-out part that are in the picture
