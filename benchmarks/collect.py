@@ -59,6 +59,7 @@ BENCHMARKS = (
     Benchmark("first_step", at_most={"first_step_s": 40.0}),
     Benchmark("contrastive_memory", at_most={"ratio_16k_32k": 2.2}),
     Benchmark("gpu_step"),
+    Benchmark("glip_step", at_most={"ratio_bare": 1.1}),
     Benchmark("plan", at_most={"ms_per_batch": 10.0, "memory_mb": 100.0}),
     Benchmark("padding", at_most={"ms_per_batch": 10.0}),
     Benchmark("shuffle_quality"),
