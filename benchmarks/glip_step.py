@@ -1,12 +1,14 @@
 """Where the time of a GLIP step goes, and the job's step against the bare network's.
 
-    python benchmarks/glip_step.py [--rounds 3] [--steps 24] [--settings examples/grounding/grounding.yaml]
+    python benchmarks/glip_step.py [--rounds 3] [--steps 40] [--settings examples/grounding/grounding.yaml]
 
 The bare side has its batches in memory from the start, and does what cannot be left out: the network's forward, the
 losses, backward, clipping, fused AdamW.  The job does the same from shards, through its engine, with its log.  They
 alternate, each in a process of its own, on the scenes of examples/grounding; `ratio_bare` is the job's median step
-over the bare one's, the median of the rounds (at most 1.1 is the target).  `shares` are the bare step's: it is run
-once more in three pieces, the two towers and what reads them, each gone backward through by itself.
+over the bare one's, the median of the rounds (at most 1.1 is the target).  The job's first steps are left out: until as
+many rows wait as may, decoders run as fast as they can beside it, and for some 30 s helper processes of Ray still
+start; `ratio_first` is that of those steps.  `shares` are the bare step's: it is run once more in three pieces, the two
+towers and what reads them, each gone backward through by itself.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ SCENES = ROOT / ".cache" / "benchmarks" / "scenes"
 SHARDS, WORDS = SCENES / "shards" / "named", SCENES / "words.txt"
 SETTINGS = ROOT / "examples" / "grounding" / "grounding.yaml"
 WARM_STEPS = 8
+JOB_WARM_STEPS = 120
 BATCHES = 8  # in memory on the bare side; the steps go round them
 
 
@@ -154,7 +157,7 @@ def bare(settings: str, steps: int) -> dict[str, Any]:
     """Median seconds of a bare step, and of its pieces."""
     side = Bare(settings)
     times = []
-    for number in range(steps):
+    for number in range(WARM_STEPS + steps):
         begin = side.now()
         side.step(number % BATCHES)
         times.append(side.now() - begin)
@@ -164,21 +167,25 @@ def bare(settings: str, steps: int) -> dict[str, Any]:
 
 
 def job(settings: str, steps: int, seed: int) -> dict[str, float]:
-    """Median seconds of the job's step, and the share of them that it waits for data."""
+    """Median seconds of the job's step at first and in the long run, and the share that it waits for data then."""
     options = [
         *("--config", settings, "--vocabulary", str(WORDS), "--shards", str(SHARDS), "--seed", str(seed)),
-        *("--steps", str(steps), "--warmup", "1", "--evaluate.every", "0"),
+        *("--steps", str(JOB_WARM_STEPS + steps), "--warmup", "1", "--evaluate.every", "0"),
         *("--log.every", "1", "--checkpoint.every", "1000000"),
     ]
-    measured = run_job("glip-step", options, "glip_pretrain.py").rows[WARM_STEPS:]
-    return {name: statistics.median(row[name] for row in measured) for name in ("step_s", "data_wait_share")}
+    rows = run_job("glip-step", options, "glip_pretrain.py").rows
+    late = rows[JOB_WARM_STEPS:]
+    first = statistics.median(row["step_s"] for row in rows[WARM_STEPS : WARM_STEPS + steps])
+    return {name: statistics.median(row[name] for row in late) for name in ("step_s", "data_wait_share")} | {
+        "first_step_s": first
+    }
 
 
 def main(arguments: list[str]) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=24, help=f"of each side; the first {WARM_STEPS} are left out")
+    parser.add_argument("--steps", type=int, default=40, help="of each side, behind those that are left out")
     parser.add_argument("--settings", default=str(SETTINGS), help="YAML of a GLIP run")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -200,11 +207,13 @@ def main(arguments: list[str]) -> None:
     for name, seconds in spent.items():
         print(f"{name:36s}{1000 * seconds:9.1f} ms{100 * seconds / whole:7.1f} %")
     ratios = [one["step_s"] / other["step_s"] for one, other in zip(ours, theirs, strict=True)]
+    first = [one["first_step_s"] / other["step_s"] for one, other in zip(ours, theirs, strict=True)]
     finish(
         {
             "benchmark": "glip_step",
             "ratio_bare": round(statistics.median(ratios), 4),
             "ratios": [round(one, 4) for one in ratios],
+            "ratio_first": round(statistics.median(first), 4),
             "job_step_s": round(statistics.median(one["step_s"] for one in ours), 4),
             "bare_step_s": round(statistics.median(one["step_s"] for one in theirs), 4),
             "data_wait_share": round(statistics.median(one["data_wait_share"] for one in ours), 4),
