@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from running import ROOT, job, say
 
 from lumiray.evaluate.boxes_drawing import with_boxes
 from lumiray.evaluate.detection import coco_stats, dataset, results
+from lumiray.evaluate.run_weights import ready_system, settings_of_run
 
 ASKED = {"held-out": [*NAMES], "new-names": [*NAMES, *NEW_NAMES]}  # names that are looked for, by part
 SHOWN, SHOWN_FROM = 4, 0.4  # scenes of each part in the picture; least score of a box there
@@ -32,14 +34,10 @@ ENLARGED = 2
 
 def trained(run: Path) -> Any:
     """The system with the weights of the run's last checkpoint."""
-    import lumizoo
-    from lumiray.settings_file import job_from, read_settings
-    from lumiray.train.export import export_run
+    import torch
 
-    weights = run.parent / "glip.safetensors"
-    export_run(str(run), "safetensors", str(weights))
-    settings = vars(job_from("glip", read_settings(str(run / "config.yaml")), str(run)).system)
-    return lumizoo.load("glip", **settings | {"weights": str(weights)})
+    config = replace(settings_of_run("glip", str(run)), weights=str(run))
+    return ready_system("glip", config, torch.device("cpu"))
 
 
 def looked_at(system: Any, part: Path, names: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

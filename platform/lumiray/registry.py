@@ -131,13 +131,25 @@ def system_class(slug: str) -> type[System]:
     return _marked(importlib.import_module(f"{_package(slug)}.system"), "SYSTEM")
 
 
-def has_use(slug: str, use: str) -> bool:
-    """Whether a trained system can be used in a way, such as `restore`: it has this method of its own.
+UNABLE = {"restore": "restores no pictures", "ground": "grounds no phrases"}  # what is said of other systems
+
+
+def require_use(slug: str, use: str) -> None:
+    """See that a trained system can be used in a way.
+
+    Args:
+        use: a key of `UNABLE`.
 
     Raises:
-        UserError: no such system.
+        UserError: no such system, or it cannot; names those that can.
     """
-    return getattr(system_class(slug), use) is not getattr(System, use)
+
+    def can(one: str) -> bool:
+        return getattr(system_class(one), use) is not getattr(System, use)  # a method of its own
+
+    if not can(slug):
+        able = [one for one in slugs() if can(one)]
+        raise UserError(f"{slug} {UNABLE[use]}; these do: {', '.join(able)}.")
 
 
 def _marked(module: Any, name: str) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from lumiray.command import value_of
 from lumiray.errors import UserError, check_number
-from lumiray.evaluate.use_options import with_system_options
+from lumiray.evaluate.use_options import UseCommand, with_system_options
 from lumiray.registry import about, slugs
 from lumiray.system import Record
 
@@ -43,13 +43,7 @@ class GroundOptions:
             raise UserError(f"--output is {self.output!r}; it must end with {', '.join(DRAWINGS)}.")
 
 
-@dataclass(frozen=True)
-class GroundCommand:
-    """A trained system, its settings, and what it grounds."""
-
-    slug: str
-    options: GroundOptions
-    config: Any
+GroundCommand = UseCommand[GroundOptions]
 
 
 def read_ground_command(arguments: Sequence[str], description: str) -> GroundCommand:
@@ -62,8 +56,7 @@ def read_ground_command(arguments: Sequence[str], description: str) -> GroundCom
         SystemExit: the line was refused with one message (2), or help was printed (0).
     """
     slug = value_of(arguments, "--system") or _only_one()
-    found = with_system_options(GroundOptions, slug, arguments, description, "lumiray ground")
-    return GroundCommand(slug, found.options, found.config)
+    return with_system_options(GroundOptions, slug, arguments, description, "lumiray ground")
 
 
 def _only_one() -> str:

@@ -14,7 +14,7 @@ from lumiray.errors import UserError
 from lumiray.evaluate.boxes_drawing import with_boxes
 from lumiray.evaluate.ground_options import DRAWINGS, GroundCommand
 from lumiray.evaluate.run_weights import ready_system, with_own_weights
-from lumiray.registry import has_use, slugs
+from lumiray.registry import require_use
 from lumiray.storage import read_bytes, without_secrets, write_atomically
 from lumiray.system import BadRow, Found
 
@@ -29,7 +29,7 @@ def ground_picture(command: GroundCommand) -> str:
     import torch
 
     options = command.options
-    refuse_unless_grounds(command.slug)
+    require_use(command.slug, "ground")
     config = with_own_weights(command.config)
     picture = _picture(options.picture)
     system = ready_system(command.slug, config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -40,17 +40,6 @@ def ground_picture(command: GroundCommand) -> str:
     sheet.save(buffer, form, quality=95)
     write_atomically(options.output, buffer.getvalue())
     return "\n".join((*_lines(found, options.threshold), f"drawn in {without_secrets(options.output)}"))
-
-
-def refuse_unless_grounds(slug: str) -> None:
-    """See that a system grounds phrases.
-
-    Raises:
-        UserError: it does not; names those that do.
-    """
-    if not has_use(slug, "ground"):
-        able = [one for one in slugs() if has_use(one, "ground")]
-        raise UserError(f"{slug} grounds no phrases; these do: {', '.join(able)}.")
 
 
 def _lines(found: Found, threshold: float) -> list[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lumiray.errors import UserError, check_number
-from lumiray.evaluate.use_options import with_system_options
+from lumiray.evaluate.use_options import UseCommand, with_system_options
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,7 @@ class LabelOptions:
                 raise UserError(f"--{option} is empty.")
 
 
-@dataclass(frozen=True)
-class LabelCommand:
-    """A teacher, its settings, and what it labels."""
-
-    slug: str
-    options: LabelOptions
-    config: Any
+LabelCommand = UseCommand[LabelOptions]
 
 
 def read_label_command(slug: str, arguments: Sequence[str], description: str) -> LabelCommand:
@@ -56,5 +49,4 @@ def read_label_command(slug: str, arguments: Sequence[str], description: str) ->
         UserError: the run is another system's.
         SystemExit: the line was refused with one message (2), or help was printed (0).
     """
-    found = with_system_options(LabelOptions, slug, arguments, description)
-    return LabelCommand(slug, found.options, found.config)
+    return with_system_options(LabelOptions, slug, arguments, description)

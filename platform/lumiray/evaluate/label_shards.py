@@ -25,13 +25,13 @@ from lumiray.data.shard_file import Written
 from lumiray.data.unfinished import MARKER, claim, finished, refuse_taken
 from lumiray.data.write import conclude
 from lumiray.errors import RunFailure
-from lumiray.evaluate.ground_picture import refuse_unless_grounds
 from lumiray.evaluate.label_options import LabelCommand
 from lumiray.evaluate.noun_phrases import NounPhrases
 from lumiray.evaluate.picture_folder import Report
 from lumiray.evaluate.picture_pool import over_cluster, pool_of_workers
 from lumiray.evaluate.run_weights import is_folder, with_own_weights
 from lumiray.evaluate.teacher import COUNTED, Teacher, left_out
+from lumiray.registry import require_use
 
 LABELS = "labels.json"  # beside the shards: what they follow from, and what was counted
 
@@ -43,7 +43,7 @@ def label_shards(command: LabelCommand) -> Manifest:
         UserError: shards, weights or a pipeline that are missing or do not fit, or an output that holds other shards.
         RunFailure: a shard cannot be read, nothing could be written, or no row got a box (finished shards stay).
     """
-    refuse_unless_grounds(command.slug)
+    require_use(command.slug, "ground")
     command = _located(command)
     options, output = command.options, storage.absolute(command.options.output)
     listed = find(options.shards)

@@ -14,12 +14,11 @@ from functools import partial
 from typing import Any
 
 from lumiray.data.picture_file import MOST_PIXELS, encoded, read_picture
-from lumiray.errors import UserError
 from lumiray.evaluate.picture_folder import Place, Report, Summary, each_picture, left_out, planned
 from lumiray.evaluate.picture_pool import over_cluster, pool_of_workers
 from lumiray.evaluate.restore_options import RestoreCommand
 from lumiray.evaluate.run_weights import ready_system, with_own_weights
-from lumiray.registry import has_use, slugs
+from lumiray.registry import require_use
 from lumiray.storage import NotThere, base_name, read_bytes, write_atomically
 
 EXTENSIONS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}  # the first is given to other names
@@ -63,24 +62,13 @@ def result_name(name: str, form: str) -> str:
     return name if kept else stem + EXTENSIONS[form][0]
 
 
-def refuse_unless_restores(slug: str) -> None:
-    """See that a system restores pictures.
-
-    Raises:
-        UserError: it does not; names those that do.
-    """
-    if not has_use(slug, "restore"):
-        able = [one for one in slugs() if has_use(one, "restore")]
-        raise UserError(f"{slug} restores no pictures; these do: {', '.join(able)}.")
-
-
 def _whole(command: RestoreCommand) -> Any:
     """The settings, with weights that every process finds.
 
     Raises:
         UserError: the system restores nothing, or is given no weights.
     """
-    refuse_unless_restores(command.slug)
+    require_use(command.slug, "restore")
     return with_own_weights(command.config)
 
 

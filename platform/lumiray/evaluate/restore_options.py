@@ -10,7 +10,7 @@ import tyro
 
 from lumiray.command import require_system
 from lumiray.errors import UserError, check_number
-from lumiray.evaluate.use_options import with_system_options
+from lumiray.evaluate.use_options import UseCommand, with_system_options
 from lumiray.registry import slugs
 
 EXAMPLE = "--weights published.pth --input photos/ --output restored/"
@@ -48,13 +48,7 @@ class RestoreOptions:
             check_number("tile", int(self.tile), 16)
 
 
-@dataclass(frozen=True)
-class RestoreCommand:
-    """A trained system, its settings, and what it restores."""
-
-    slug: str
-    options: RestoreOptions
-    config: Any
+RestoreCommand = UseCommand[RestoreOptions]
 
 
 def read_restore_command(arguments: Sequence[str], description: str) -> RestoreCommand:
@@ -70,5 +64,4 @@ def read_restore_command(arguments: Sequence[str], description: str) -> RestoreC
     options: Any = Annotated[RestoreOptions, flat, tyro.conf.FlagConversionOff]
     require_system(arguments, options, f"{slugs()[0]} {EXAMPLE}", slugs(), description)
     slug = arguments[0]
-    found = with_system_options(RestoreOptions, slug, arguments[1:], description)
-    return RestoreCommand(slug, found.options, found.config)
+    return with_system_options(RestoreOptions, slug, arguments[1:], description)

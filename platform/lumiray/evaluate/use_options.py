@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -12,11 +13,22 @@ from lumiray.command import read_options, value_of
 from lumiray.evaluate.run_weights import settings_of_run
 from lumiray.registry import config_class
 
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class UseCommand(Generic[Options]):
+    """A trained system, what it is to do, and its settings."""
+
+    slug: str
+    options: Options
+    config: Any
+
 
 def with_system_options(
-    kind: type, slug: str, arguments: Sequence[str], description: str, program: str | None = None
-) -> Any:
-    """Options of a command (`options`) and of a system (`config`), whose defaults are those of a run in `--weights`.
+    kind: type[Options], slug: str, arguments: Sequence[str], description: str, program: str | None = None
+) -> UseCommand[Options]:
+    """Options of a command and of a system, whose defaults are those of a run in `--weights`.
 
     Args:
         kind: dataclass of the command's options.
@@ -34,4 +46,5 @@ def with_system_options(
         ("options", Annotated[kind, flat, tyro.conf.FlagConversionOff]),
         ("config", Annotated[own, flat, tyro.conf.FlagConversionOff], dataclasses.field(default=default)),
     ]
-    return read_options(dataclasses.make_dataclass("Use", fields, frozen=True), arguments, description, program)
+    found = read_options(dataclasses.make_dataclass("Use", fields, frozen=True), arguments, description, program)
+    return UseCommand(slug, found.options, found.config)

@@ -20,8 +20,8 @@ from lumiray.evaluate.fidelity import Measure
 from lumiray.evaluate.named import FIDELITY
 from lumiray.evaluate.panel import panel
 from lumiray.evaluate.picture_table import PictureTable, literal, shown, to_csv, to_markdown
-from lumiray.evaluate.restore_folder import refuse_unless_restores
 from lumiray.evaluate.worst import Case
+from lumiray.registry import require_use
 from lumiray.registry import system as make_system
 from lumiray.storage import absolute, exists, join, list_names, remove_tree, without_secrets, write_atomically
 from lumiray.system import Stage, System, stage_named
@@ -90,7 +90,7 @@ def subject_of(command: EvaluateCommand) -> tuple[Subject, Stage]:
     Raises:
         UserError: the system restores nothing, there are no weights, or the run's stage has no measure.
     """
-    refuse_unless_restores(command.slug)
+    require_use(command.slug, "restore")
     run, config = command.options.run, command.config
     weights = getattr(config, "weights", None)
     if run is None and weights is None:
