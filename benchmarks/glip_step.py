@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -62,19 +63,19 @@ class Bare:
 
         torch.manual_seed(0)
         given = read_settings(settings) | {"vocabulary": str(WORDS)}
-        job = job_from("glip", given, settings)
+        self.job = job_from("glip", given, settings)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        system = GlipSystem(job.system)
+        system = GlipSystem(self.job.system)
         (stage, *_) = system.stages()
         self.network = system.build(stage)[KEY].to(self.device).train()
-        (player,) = system.stages()[0].players
-        size, made, draw = job.run.global_batch_size, rows(), np.random.default_rng(0)
+        (player,) = stage.players
+        size, made, draw = self.job.run.global_batch_size, rows(), np.random.default_rng(0)
         self.batches = []
         for _ in range(BATCHES):
             batch = system.collate([system.prepare(stage, next(made), draw) for _ in range(size)])
             self.batches.append({name: torch.from_numpy(value).to(self.device) for name, value in batch.items()})
         self.targets = [targets_of(batch) for batch in self.batches]
-        self.clip_norm = job.run.engine.clip_norm
+        self.clip_norm = self.job.run.engine.clip_norm
         settings_of = player.optimizer
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), 1e-4, settings_of.betas, settings_of.eps, settings_of.weight_decay, fused=True
@@ -153,17 +154,54 @@ class Bare:
         return time.perf_counter()
 
 
+class Engine:
+    """The job's engine and step, on the batches of the bare side."""
+
+    def __init__(self, side: Bare) -> None:
+        import torch
+        import torch.distributed as dist
+
+        from lumiray.train.engine import make_engine
+        from lumizoo.glip.system import GlipSystem
+
+        os.environ.setdefault("LOCAL_RANK", "0")
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        torch.manual_seed(0)
+        run, system = side.job.run, GlipSystem(side.job.system)
+        (stage, *_) = system.stages()
+        system.networks = {name: one.to(side.device) for name, one in system.build(stage).items()}
+        self.side = side
+        self.engine = make_engine(system, stage.players[0], run, run.global_batch_size, side.device)
+
+    def step(self, number: int) -> None:
+        """One whole step."""
+        from lumiray.train.engine import take_step
+        from lumiray.train.step import MicroBatch, StepPlace, accumulate
+
+        micro_batch = MicroBatch(dict(self.side.batches[number]), 0)
+        accumulate(self.engine, [micro_batch], StepPlace(0, number, 1, 1), None)
+        take_step(self.engine)
+
+
 def bare(settings: str, steps: int) -> dict[str, Any]:
-    """Median seconds of a bare step, and of its pieces."""
+    """Median seconds of a bare step and of its pieces, and of a step of the engine beside it."""
     side = Bare(settings)
-    times = []
-    for number in range(WARM_STEPS + steps):
-        begin = side.now()
-        side.step(number % BATCHES)
-        times.append(side.now() - begin)
+    times = seconds_of(side, [side], steps)
     pieces = [side.pieces(number) for number in range(BATCHES)]
     spent = {name: statistics.median(one[name] for one in pieces) for name in pieces[0]}
-    return {"step_s": statistics.median(times[WARM_STEPS:]), "pieces_s": spent}
+    beside, engine = seconds_of(side, [side, Engine(side)], steps)
+    return {"step_s": times[0], "pieces_s": spent, "ratio_engine": engine / beside}
+
+
+def seconds_of(clock: Bare, sides: list[Any], steps: int) -> list[float]:
+    """Median seconds of a step of each side, one after the other in every turn."""
+    times: list[list[float]] = [[] for _ in sides]
+    for number in range(WARM_STEPS + steps):
+        for side, taken in zip(sides, times, strict=True):
+            begin = clock.now()
+            side.step(number % BATCHES)
+            taken.append(clock.now() - begin)
+    return [statistics.median(taken[WARM_STEPS:]) for taken in times]
 
 
 def job(settings: str, steps: int, seed: int) -> dict[str, float]:
@@ -213,6 +251,7 @@ def main(arguments: list[str]) -> None:
             "benchmark": "glip_step",
             "ratio_bare": round(statistics.median(ratios), 4),
             "ratios": [round(one, 4) for one in ratios],
+            "ratio_engine": round(statistics.median(one["ratio_engine"] for one in theirs), 4),
             "ratio_first": round(statistics.median(first), 4),
             "job_step_s": round(statistics.median(one["step_s"] for one in ours), 4),
             "bare_step_s": round(statistics.median(one["step_s"] for one in theirs), 4),
