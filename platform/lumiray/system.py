@@ -239,6 +239,10 @@ class System(ABC):
         """The configuration without references to files that only this machine has; workers get this one."""
         return self.config
 
+    def missing_weights(self) -> tuple[str, ...]:
+        """Options for files of pre-trained parts that are not given: a run that starts from nothing is told of them."""
+        return ()
+
     @abstractmethod
     def stages(self) -> tuple[Stage, ...]:
         """Stages in the order of training."""

@@ -18,6 +18,7 @@ from lumiray.errors import RunFailure
 sys.path.insert(0, str(ROOT / "tests" / "zoo"))
 
 JOB = "glip_pretrain.py"
+SCRATCH = "note: without --swin-weights and --bert-weights these parts start from scratch"
 STEPS = 8
 
 
@@ -63,6 +64,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("--val-shards", str(shards_of_squares(base / "held-out", 5, 1, sizes, captions=False))),
         *("--global-batch-size", "4", "--micro-batch-size", "2", "--steps", str(STEPS), "--warmup", "2"),
         *("--engine.clip-norm", "1", "--log.every", "1", "--checkpoint.every", "2", "--retries", "0"),
+        *("--data.bucket-window", "2"),
     ]
 
 
@@ -71,6 +73,7 @@ def uncut(tmp_path_factory: pytest.TempPathFactory, ray_address: str, options: l
     output = tmp_path_factory.mktemp("uncut")
     code, text = start_job(JOB, str(output), *options, ray_address=ray_address).finish()
     assert code == 0, text
+    assert SCRATCH in text
     return output
 
 
@@ -97,7 +100,7 @@ def test_a_run_that_was_killed_goes_on_with_two_workers_as_if_nothing_had_happen
     job.finish()
     code, text = start_job(JOB, str(tmp_path), *options, "--workers", "2", ray_address=ray_address).finish()
     assert code == 0, text
-    assert "resumed at step" in text
+    assert "resumed at step" in text and SCRATCH not in text
     found, expected = logged(tmp_path, "train"), logged(uncut, "train")
     assert sorted(found) == sorted(expected)
     for step, row in expected.items():
@@ -137,6 +140,7 @@ def test_a_prompt_tuned_on_a_run_is_evaluated_by_every_measure_on_several_sets(
     tuned = [*options, "--stage", "prompt", "--weights", str(uncut), "--steps", "2", "--warmup", "0"]
     code, text = start_job("glip_finetune.py", str(tmp_path), *tuned, ray_address=ray_address).finish()
     assert code == 0, text
+    assert SCRATCH not in text
     shards = options[options.index("--val-shards") + 1]
     captioned = options[options.index("--shards") + 1]
     asked = ["--run", str(tmp_path), "--val-shards", f"own={shards}", f"other={captioned}", "--workers", "2"]

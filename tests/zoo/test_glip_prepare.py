@@ -14,8 +14,9 @@ from tests.zoo.glip_squares import VOCABULARY, batch_of, built, prepared, row, s
 from lumiray.data.records import Detection, boxes_of, grounding_of, records_of
 from lumiray.errors import UserError
 from lumiray.system import BadRow, Record
+from lumizoo.glip.class_prompts import class_prompts_in
 from lumizoo.glip.pack import pack
-from lumizoo.glip.prompts import clean, prompt, prompts_of_all, sampled_prompt, swap_sides
+from lumizoo.glip.prompts import ClassName, clean, prompt, prompts_of_all, sampled_prompt, swap_sides
 from lumizoo.glip.resize import mirror_boxes, resized_shape
 from lumizoo.glip.system import GlipSystem, targets_of
 from lumizoo.glip.tokens import Tokenizer
@@ -27,6 +28,10 @@ GREY = np.full((40, 60, 3), 90, np.uint8)
 def captioned(**changed: Any) -> Any:
     fields = {"caption": "red square", "boxes": [[10, 5, 30, 25]], "spans": [[[0, 3]]]}
     return row(GREY, **(fields | changed))
+
+
+def named(*names: str) -> list[ClassName]:
+    return [ClassName(name) for name in names]
 
 
 def detected(**changed: Any) -> Any:
@@ -121,19 +126,55 @@ def test_names_are_cleaned_and_joined_with_their_spans() -> None:
         "a b",
         "xy",
     ]
-    found = prompt(["cup_(drinking)", "hot_dog", "red"], [2, 0])
+    found = prompt(named("cup_(drinking)", "hot_dog", "red"), [2, 0])
     assert found.text == "red. cup "
     assert [found.text[begin:end] for begin, end in found.spans] == ["red", "cup "]
 
 
+def test_words_around_a_name_are_read_and_not_matched(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text("blue: {prefix: 'one ', suffix: ' two'}\nred: {name: square, suffix: ' of red'}\n")
+    system = GlipSystem(tiny(tmp_path, class_prompts=str(file)))
+    stage = system.stages()[1]  # all classes in their order: red, green, blue
+    given = detected(classes=CLASSES[:3], boxes=[[10, 5, 30, 25]] * 2, labels=[2, 0])
+    found = system.prepare(stage, given, np.random.default_rng(0))
+    words = [VOCABULARY[token] for token in found["tokens"][0][found["mask"][0]]]
+    assert words == ["[CLS]", "square", "of", "red", ".", "green", ".", "one", "blue", "two", "[SEP]"]
+    assert [np.flatnonzero(one).tolist() for one in found["words"]] == [[8], [1]]
+    asked = system.prepare(stage, given, None)
+    assert [np.flatnonzero(one).tolist() for one in asked["class_words"]] == [[1], [5], [8]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names no class"),
+        ("- red", "names no class"),
+        ("red: square", "'red' is not a name with its parts"),
+        ("3: {name: square}", "3 is not a name"),
+        ("red: {infix: square}", "'red' has 'infix': 'square'; it may have prefix, name, suffix"),
+        ("red: {suffix: 3}", "'red' has 'suffix': 3"),
+        ("red: {", r"cannot be read \(ParserError\)"),
+    ],
+)
+def test_a_file_of_prompts_that_cannot_be_used_is_one_clear_mistake(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words):
+        class_prompts_in(str(file))
+    with pytest.raises(UserError, match=r"class-prompts .*nowhere\.yaml: cannot be read"):
+        GlipSystem(tiny(tmp_path, class_prompts=str(tmp_path / "nowhere.yaml"))).portable()
+
+
 def test_prompts_hold_the_classes_of_the_picture_and_some_others() -> None:
-    names = [f"{colour} {number}" for colour in ("red", "green", "blue") for number in ("one", "two", "three", "four")]
+    colours, numbers = ("red", "green", "blue"), ("one", "two", "three", "four")
+    names = named(*(f"{colour} {number}" for colour in colours for number in numbers))
     tokenizer = Tokenizer(VOCABULARY, 256)
     counts = []
     for seed in range(200):
         found = sampled_prompt(names, [3, 7], 5, tokenizer, np.random.default_rng(seed))
         assert {3, 7} <= set(found.numbers) and len(set(found.numbers)) == len(found.numbers)
-        assert [found.text[begin:end] for begin, end in found.spans] == [names[number] for number in found.numbers]
+        assert [found.text[begin:end] for begin, end in found.spans] == [names[number].name for number in found.numbers]
         counts.append(len(found.numbers) - 2)
     assert set(counts) == {0, 1, 2, 3, 4, 5}  # drawn among all classes, those of the picture are taken out
     assert sum(count >= 3 for count in counts) > 100  # half of the time all five are drawn
@@ -143,7 +184,7 @@ def test_prompts_hold_the_classes_of_the_picture_and_some_others() -> None:
 
 def test_prompts_end_where_the_tokens_do() -> None:
     tokenizer = Tokenizer(VOCABULARY, 9)  # seven tokens besides [CLS] and [SEP]: three names of one token with dots
-    names = ["red", "green", "blue", "square", "one", "two"]
+    names = named("red", "green", "blue", "square", "one", "two")
     for seed in range(20):
         draw = np.random.default_rng(seed)
         assert len(sampled_prompt(names, range(5), 6, tokenizer, draw).numbers) == 3
@@ -170,7 +211,7 @@ def test_a_detection_row_names_the_tokens_of_its_class(tmp_path: Path) -> None:
 
 
 def test_all_classes_are_asked_for_in_one_text_or_in_texts_of_forty() -> None:
-    names = ["one", "two", "three"] * 30
+    names = named("one", "two", "three") * 30
     (whole,) = prompts_of_all(names, Tokenizer(VOCABULARY, 256))
     assert whole.numbers == tuple(range(90))
     assert [len(one.numbers) for one in prompts_of_all(names, Tokenizer(VOCABULARY, 128))] == [40, 40, 10]
@@ -334,9 +375,6 @@ def test_the_vocabulary_is_asked_for_and_must_fit_the_table(tmp_path: Path) -> N
     assert Path(str(GlipSystem(tiny(tmp_path)).portable().vocabulary)).is_absolute()
 
 
-def test_towers_that_start_from_scratch_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "bert.bin").touch()
-    GlipSystem(tiny(tmp_path, bert_weights=str(tmp_path / "bert.bin"))).portable()
-    assert capsys.readouterr().err == "note: without --swin-weights these towers start from scratch\n"
-    GlipSystem(tiny(tmp_path, weights=str(tmp_path / "bert.bin"))).portable()
-    assert not capsys.readouterr().err
+def test_towers_that_start_from_scratch_are_named(tmp_path: Path) -> None:
+    assert GlipSystem(tiny(tmp_path, bert_weights="bert.bin")).missing_weights() == ("swin-weights",)
+    assert GlipSystem(tiny(tmp_path, weights="glip.pth")).missing_weights() == ()

@@ -15,7 +15,7 @@ from lumiray.system import Row, Stage, stage_named
 from lumiray.train.engine import make_optimizer
 from lumiray.train.terms import Totals, combine
 from lumizoo.glip.network import TABLE
-from lumizoo.glip.prompts import prompt_with_some
+from lumizoo.glip.prompts import ClassName, prompt_with_some
 from lumizoo.glip.system import GlipSystem
 
 
@@ -113,7 +113,7 @@ def test_all_classes_are_named_in_their_order(tmp_path: Path, stage: str) -> Non
 
 def test_of_several_texts_one_that_names_a_box_is_taken(tmp_path: Path) -> None:
     tokenizer = GlipSystem(tiny(tmp_path, max_tokens=64)).preparation.tokenizer
-    names = ["one", "two", "three", "four", "five", "six"] * 15  # 90: texts of 40, 40, 10
+    names = [ClassName(one) for one in ("one", "two", "three", "four", "five", "six")] * 15  # 90: texts of 40, 40, 10
     draws = np.random.default_rng(0)
     for positive, begins in (([3], {0}), ([41, 85], {40, 80}), ([], {0, 40, 80})):
         found = {prompt_with_some(names, positive, tokenizer, draws).numbers[0] for _ in range(30)}

@@ -73,6 +73,8 @@ class GlipConfig:
     """Swap left and right in the caption of a mirrored picture; published captions stay (card glip, Training)."""
     negatives: int = 85
     """Most classes that a detection prompt names besides those of its boxes, as drawn (card glip, Data)."""
+    class_prompts: str | None = None
+    """YAML file of what texts say of classes: NAME: {prefix: ..., name: ..., suffix: ...} (card glip, Inference)."""
     other_captions: str | None = None
     """File of captions, one a line: up to 20 are put around a picture's own, as in GLIP-L; none: as in GLIP-T."""
     ema_decay: float = 0.999

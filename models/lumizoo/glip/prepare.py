@@ -12,9 +12,10 @@ import numpy as np
 from lumiray.data.records import Detection, Grounding, boxes_of
 from lumiray.errors import UserError
 from lumiray.system import BadRow, Row
+from lumizoo.glip.class_prompts import class_prompts_in
 from lumizoo.glip.config import GlipConfig
 from lumizoo.glip.packing import captions_in, packed
-from lumizoo.glip.prompts import Prompt, clean, prompt_with_some, prompts_of_all, sampled_prompt, swap_sides
+from lumizoo.glip.prompts import ClassName, Prompt, prompt_with_some, prompts_of_all, sampled_prompt, swap_sides
 from lumizoo.glip.resize import mirror_boxes, resize, resized_shape, scale_boxes
 from lumizoo.glip.tokens import Spans, Tokenizer, binary_map
 
@@ -65,6 +66,16 @@ class Prepare:
         """The captions that are packed with those of rows; none if no file is given."""
         path = self.config.other_captions
         return captions_in(path) if path else []
+
+    @cached_property
+    def class_prompts(self) -> dict[str, ClassName]:
+        """How texts speak of the classes that the settings' file names."""
+        path = self.config.class_prompts
+        return class_prompts_in(path) if path else {}
+
+    def named(self, classes: Sequence[str]) -> list[ClassName]:
+        """How texts speak of classes; of those that no file names, by their names alone."""
+        return [self.class_prompts.get(name, ClassName(name)) for name in classes]
 
     def __call__(self, row: Row, draw: np.random.Generator | None, in_order: bool = False) -> dict[str, Any]:
         """Arrays of a training row (`training`), or, without a generator, of an evaluation row (`evaluation`).
@@ -131,25 +142,27 @@ class Prepare:
         if isinstance(given, Grounding):
             spans = tuple(own for own, keep in zip(given.spans, kept, strict=True) if keep)
             return Captioned(given.caption, boxes[kept], spans)
-        self._check_names(given.classes)
+        names = self._names(given.classes)
         labels = np.array(given.labels, np.int64)[kept]
         positive = sorted(set(labels.tolist()))
         if in_order:
-            found = prompt_with_some(given.classes, positive, self.tokenizer, draw)
+            found = prompt_with_some(names, positive, self.tokenizer, draw)
         else:
-            found = sampled_prompt(given.classes, positive, self.config.negatives, self.tokenizer, draw)
+            found = sampled_prompt(names, positive, self.config.negatives, self.tokenizer, draw)
         spans_of = dict(zip(found.numbers, found.spans, strict=True))
         named = np.array([label in spans_of for label in labels.tolist()], bool)
         return Captioned(found.text, boxes[kept][named], tuple((spans_of[one],) for one in labels[named].tolist()))
 
-    def _check_names(self, names: Sequence[str]) -> None:
-        empty = self.nameless(names)
+    def _names(self, classes: Sequence[str]) -> list[ClassName]:
+        found = self.named(classes)
+        empty = self.nameless(found)
         if empty is not None:
             raise BadRow(f"the class {empty!r} becomes no token, so that no text can name it")
+        return found
 
-    def nameless(self, names: Sequence[str]) -> str | None:
+    def nameless(self, names: Sequence[ClassName]) -> str | None:
         """The first class name of which no token is left, if there is one."""
-        return next((name for name in names if not self.tokenizer.count(clean(name))), None)
+        return next((one.name for one in names if not self.tokenizer.count(one.cleaned)), None)
 
     def evaluation(self, given: Grounding | Detection) -> dict[str, Any]:
         """A row at the size of use, with all classes of its set, or all phrases of its caption.
@@ -166,9 +179,8 @@ class Prepare:
         boxes = inclusive(given.boxes)
         kept = not_empty(boxes)
         if isinstance(given, Detection):
-            self._check_names(given.classes)
             labels = np.array(given.labels, np.int32)
-            texts = self.texts(prompts_of_all(given.classes, self.tokenizer))
+            texts = self.texts(prompts_of_all(self._names(given.classes), self.tokenizer))
         else:
             phrases = list(dict.fromkeys(given.spans))
             labels = np.array([phrases.index(own) for own in given.spans], np.int32)

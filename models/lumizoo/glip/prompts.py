@@ -17,6 +17,25 @@ _SIDES = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
+class ClassName:
+    """How a text speaks of a class; its boxes are matched with the name alone (card glip, Inference)."""
+
+    name: str
+    prefix: str = ""
+    suffix: str = ""
+
+    @property
+    def cleaned(self) -> str:
+        """The name as it is put into a text."""
+        return clean(self.name)
+
+    @property
+    def text(self) -> str:
+        """All that a text has of the class."""
+        return f"{self.prefix}{self.cleaned}{self.suffix}"
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A text and what it names.
 
@@ -35,17 +54,16 @@ def clean(name: str) -> str:
     return re.sub(r"\([^)]*\)", "", name).replace("_", " ").replace("  ", " ")
 
 
-def prompt(names: Sequence[str], numbers: Sequence[int]) -> Prompt:
-    """The clean names of some classes in one text, without a dot at its end."""
-    parts = [clean(names[number]) for number in numbers]
+def prompt(names: Sequence[ClassName], numbers: Sequence[int]) -> Prompt:
+    """Some classes in one text, without a dot at its end."""
     spans, begin = [], 0
-    for part in parts:
-        spans.append((begin, begin + len(part)))
-        begin += len(part) + len(SEPARATOR)
-    return Prompt(SEPARATOR.join(parts), tuple(numbers), tuple(spans))
+    for one in (names[number] for number in numbers):
+        spans.append((begin + len(one.prefix), begin + len(one.prefix) + len(one.cleaned)))
+        begin += len(one.text) + len(SEPARATOR)
+    return Prompt(SEPARATOR.join(names[number].text for number in numbers), tuple(numbers), tuple(spans))
 
 
-def prompts_of_all(names: Sequence[str], tokenizer: Tokenizer) -> list[Prompt]:
+def prompts_of_all(names: Sequence[ClassName], tokenizer: Tokenizer) -> list[Prompt]:
     """All classes in their order: in one text if its tokens fit, else in texts of 40 names."""
     everything = prompt(names, range(len(names)))
     if tokenizer.count(everything.text) + SPECIAL_TOKENS <= tokenizer.length:
@@ -54,7 +72,7 @@ def prompts_of_all(names: Sequence[str], tokenizer: Tokenizer) -> list[Prompt]:
 
 
 def prompt_with_some(
-    names: Sequence[str], positive: Sequence[int], tokenizer: Tokenizer, draw: np.random.Generator
+    names: Sequence[ClassName], positive: Sequence[int], tokenizer: Tokenizer, draw: np.random.Generator
 ) -> Prompt:
     """All classes in their order; of several texts one at random of those that name a class in the picture.
 
@@ -67,7 +85,7 @@ def prompt_with_some(
 
 
 def sampled_prompt(
-    names: Sequence[str], positive: Sequence[int], negatives: int, tokenizer: Tokenizer, draw: np.random.Generator
+    names: Sequence[ClassName], positive: Sequence[int], negatives: int, tokenizer: Tokenizer, draw: np.random.Generator
 ) -> Prompt:
     """Classes that are in the picture and some that are not, in random order.
 
@@ -85,7 +103,7 @@ def sampled_prompt(
     chosen: list[int] = []
     for group in (draw.permutation(np.array(positive, np.int64)).tolist(), others):
         for number in group:
-            room -= tokenizer.count(clean(names[number]) + SEPARATOR)
+            room -= tokenizer.count(names[number].text + SEPARATOR)
             if room < 0:
                 return prompt(names, draw.permutation(np.array(chosen, np.int64)).tolist())
             chosen.append(number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -41,19 +40,17 @@ class GlipSystem(System):
         self.preparation = Prepare(self.config)
 
     def portable(self) -> GlipConfig:
-        """Files become whole paths, and are there: this is asked before anything of a job starts.
-
-        Towers that start from scratch, for want of a file, are named on stderr.
-        """
-        config = self.config
-        _ = self.preparation.tokenizer, self.preparation.other_captions
-        files = ("weights", "vocabulary", "other_captions")
+        """Files become whole paths, and are there: this is asked before anything of a job starts."""
+        config, preparation = self.config, self.preparation
+        _ = preparation.tokenizer, preparation.other_captions, preparation.class_prompts
+        files = ("weights", "vocabulary", "other_captions", "class_prompts")
         paths: dict[str, Any] = {name: whole_path(getattr(config, name), name) for name in files}
-        paths |= {name: tower_file(getattr(config, name), name) for name in TOWERS}
-        missing = [name.replace("_", "-") for name in TOWERS if not (paths[name] or config.weights)]
-        if missing:
-            print(f"note: without --{' and --'.join(missing)} these towers start from scratch", file=sys.stderr)
-        return replace(config, **paths)
+        return replace(config, **paths | {name: tower_file(getattr(config, name), name) for name in TOWERS})
+
+    def missing_weights(self) -> tuple[str, ...]:
+        """Options of the towers that no file is given for."""
+        config = self.config
+        return tuple(name.replace("_", "-") for name in TOWERS if not (getattr(config, name) or config.weights))
 
     def stages(self) -> tuple[Stage, ...]:
         """See `stages_of`; rates by name are known once the networks are built."""
@@ -193,10 +190,11 @@ class GlipSystem(System):
         """
         if isinstance(class_names, str) or not class_names:
             raise UserError("The class names are a list of one or more names, such as ['cat', 'traffic light'].")
-        empty = self.preparation.nameless(class_names)
+        named = self.preparation.named(class_names)
+        empty = self.preparation.nameless(named)
         if empty is not None:
             raise UserError(f"The class name {empty!r} becomes no token; give it a name in words.")
-        asked = self.preparation.texts(prompts_of_all(class_names, self.preparation.tokenizer))
+        asked = self.preparation.texts(prompts_of_all(named, self.preparation.tokenizer))
         return self._in_use(picture, asked, list(class_names), threshold, limit)
 
     @torch.no_grad()

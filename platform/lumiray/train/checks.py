@@ -147,6 +147,9 @@ def announced(checked: Checked) -> list[str]:
             f"note: the published global batch is {published}; learning rate "
             f"{run.lr or stage.players[0].optimizer.lr:g} (--optimizer.lr-rule {run.optimizer.lr_rule})"
         )
+    missing = () if run.start_from or checked.stored else make_system(job.slug, job.system).missing_weights()
+    if missing:
+        lines.append(f"note: without --{' and --'.join(missing)} these parts start from scratch")
     return lines
 
 

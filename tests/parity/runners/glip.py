@@ -19,7 +19,7 @@ from lumizoo.glip.head import Head, Predictions
 from lumizoo.glip.language import CLAMP
 from lumizoo.glip.losses import Targets, anchor_targets, grounding_terms, positives
 from lumizoo.glip.network import Glip
-from lumizoo.glip.prompts import prompt
+from lumizoo.glip.prompts import ClassName, prompt
 from lumizoo.glip.tokens import Tokenizer, binary_map, positive_map
 
 LEVELS = ("p3", "p4", "p5", "p6", "p7")
@@ -203,7 +203,7 @@ def tokens(case: Case) -> dict[str, np.ndarray]:
     assert config["lower_case"] and config["separator"] == ". "
     tokenizer = Tokenizer(config["vocabulary"], config["max_tokens"])
     names = config["class_names"]
-    joined = prompt(names, range(len(names)))
+    joined = prompt([ClassName(name) for name in names], range(len(names)))
     assert joined.text == config["detection_caption"], joined.text
     detection, caption = tokenizer(joined.text), tokenizer(config["caption"])
     spans = [[(begin, end) for begin, end in several] for several in config["phrase_spans"]]
