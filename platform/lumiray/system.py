@@ -320,8 +320,7 @@ class System(ABC):
     def counts(self, player: str, batch: Batch) -> dict[str, Tensor]:
         """Counts of the terms of global scope that `losses` will give for this micro-batch, scalars by name.
 
-        They are asked of all micro-batches of a step before the first forward, for the gradient of a term needs the
-        count of the whole global batch; so they follow from the batch alone.
+        The gradient of such a term needs the count of the whole global batch before the first forward.
         """
         return {}
 
