@@ -12,6 +12,8 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.house.pages import SHELLS, blocks, write_files
 
+from lumiray.settings_file import read_settings
+
 PAGE = (ROOT / "docs" / "adding-a-system.md").read_text()
 GAINED_DB = 15.0  # least that training adds to the PSNR of the dark pictures
 
@@ -40,6 +42,12 @@ def test_the_page_leads_from_nothing_to_a_system_that_restores_pictures(tmp_path
     assert (status["state"], status["step"]) == ("done", 100)
     assert (toy / "run" / "report.html").exists()
     assert (toy / "gain-curve.safetensors").exists()
+
+    trials = [json.loads((toy / "study" / "trials" / str(n) / "status.json").read_text()) for n in range(3)]
+    best = max(range(3), key=lambda number: trials[number]["metrics"]["psnr"])
+    tried, again = (read_settings(str(toy / one / "config.yaml")) for one in (f"study/trials/{best}", "best-run"))
+    assert [again[name] for name in ("lr", "width")] == [tried[name] for name in ("lr", "width")]
+    assert again["steps"] == 100
 
     dark, bright, restored = (sorted(folder.iterdir()) for folder in places(toy))
     assert [one.name for one in restored] == [one.name for one in bright]
