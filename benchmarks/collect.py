@@ -67,6 +67,7 @@ BENCHMARKS = (
     Benchmark("zero_shot_fit", at_least={"ratio_plain": 1.5}),
     Benchmark("restore_throughput", at_least={"ratio_tiled": 0.95}),
     Benchmark("search_overhead", at_most={"ratio_pool": 1.25, "overhead_s": 12.0}),
+    Benchmark("scale"),
     Benchmark("many_shards", at_most={"ratio_start": 1.5, "ratio_memory": 1.5}),
 )
 
