@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-cluster test-faults check bench lock clean
+.PHONY: help env demo test test-slow test-cluster test-faults dashboards check bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ check: env ## formatting, lint, types, import rules
 
 test: check ## every test but those of the two targets below: half an hour on two cores
 	$(PYTHON) -m pytest
+
+dashboards: env ## TensorBoard, optuna-dashboard and Ray's own of a study: make dashboards STUDY=studies/cidnet
+	lumiray study dashboards $(or $(STUDY),$(shell ls -t studies/*/study.db 2>/dev/null | head -1 | xargs -r dirname))
 
 test-slow: env ## the longest: photographs learnt, trials of several workers, processes that die in a search
 	$(PYTHON) -m pytest -m slow

@@ -102,6 +102,12 @@ def _study_repeat(given: argparse.Namespace) -> None:
     print(repeat(given.study, given.trial, given.seeds, given.storage))
 
 
+def _study_dashboards(given: argparse.Namespace) -> None:
+    from lumiray.tune.dashboards import show_dashboards
+
+    show_dashboards(given.study, given.storage, given.port)
+
+
 def _systems(given: argparse.Namespace) -> None:
     from lumiray.overview import systems
 
@@ -158,16 +164,20 @@ def parser() -> argparse.ArgumentParser:
     _verb(verbs, "report", _report, "write a run's HTML report").add_argument("run", help="a run's output")
     status = _verb(verbs, "status", _status, "say how a run is: step, speed, last checkpoint, restarts")
     status.add_argument("run", help="a run's output, local or s3://; of one with several stages, all of them")
-    study = verbs.add_parser("study", help="look at a search: its trials, its best settings")
-    looks = study.add_subparsers(metavar="VERB", required=True)
+    looks = verbs.add_parser("study", help="look at a search: its trials, its best settings").add_subparsers(
+        required=True
+    )
     for name, action, words in (
         ("show", _study_show, "all trials, the best settings, which of them matter"),
         ("best", _study_best, "the best trial's settings as YAML, for --config of a job"),
+        ("dashboards", _study_dashboards, "in a browser while it runs: TensorBoard's HParams, optuna-dashboard"),
         ("repeat", _study_repeat, "the best trial and the shared settings under several seeds: is its lead noise"),
     ):
         look = _verb(looks, name, action, words)
-        if name != "show":
+        if name in ("best", "repeat"):
             look.add_argument("--trial", type=int, help="another trial than the best one")
+        if name == "dashboards":
+            look.add_argument("--port", type=int, default=6006, help="of TensorBoard; the next one is the other's")
         if name == "repeat":
             look.add_argument("--seeds", type=int, default=5, help="how many seeds (default 5)")
         look.add_argument("study", help="a search's output, local or s3://")

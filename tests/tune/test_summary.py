@@ -5,26 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.settings import default_job
+from tests.tune.studies import SPACE, begun, small_study
 
 from lumiray.cli import main
 from lumiray.command import parse
-from lumiray.settings_file import to_yaml
-from lumiray.tune.place import place_of
-from lumiray.tune.space import Axis, Choice, Interval, Space
-from lumiray.tune.study import described, open_study
-
-SPACE = Space((Axis("lr", Interval(1e-4, 1e-2, log=True)), Axis("channels", Choice(([4, 4, 8, 8], [8, 8, 8, 8])))))
+from lumiray.tune.summary import named_study
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> str:
-    about = {"system": "cidnet", "metric": "psnr", "job": to_yaml(default_job("cidnet"))} | described(SPACE)
-    study = open_study(place_of(str(tmp_path / "brighter"), None, new=True), "brighter", about)
-    for number, value in enumerate((20.0, 22.5, 21.0)):
-        study.report(study.ask(SPACE, "random", 0).number, 10, value)
-        study.finish(number, "done", value, seconds=12.0)
-    study.finish(study.ask(SPACE, "random", 0).number, "failed", reason="step 3: the loss is not finite")
+    small_study(tmp_path / "brighter")
     return str(tmp_path / "brighter")
 
 
@@ -45,8 +35,7 @@ def test_of_two_metrics_the_front_is_shown_and_any_of_it_can_be_had(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = str(tmp_path / "both")
-    about = {"system": "cidnet", "metric": "psnr,-loss", "job": to_yaml(default_job("cidnet"))} | described(SPACE)
-    study = open_study(place_of(output, None, new=True), "both", about)
+    study = begun(Path(output), "psnr,-loss")
     for number, figures in enumerate(((20.0, 1.0), (25.0, 3.0), (19.0, 1.5))):
         study.report(study.ask(SPACE, "random", 0).number, 10, figures[0])
         study.finish(number, "done", figures)
@@ -66,7 +55,7 @@ def test_best_is_the_configuration_of_a_job(output: str, tmp_path: Path, capsys:
     assert main(["study", "best", output]) == 0
     (tmp_path / "best.yaml").write_text(capsys.readouterr().out)
     job = parse("cidnet", ["--config", str(tmp_path / "best.yaml"), "--output", "o"]).job
-    best = open_study(place_of(output, None), "brighter").best()
+    best = named_study(output, None).best()
     assert best is not None
     assert (job.run.lr, list(job.system.channels)) == (best.values["lr"], best.values["channels"])
     assert job.run.output == "o"

@@ -45,6 +45,16 @@ class Place:
                 source.backup(target)  # consistent also while a dashboard reads
             put_file(snapshot, self.copy)
 
+    def renew(self) -> None:
+        """Take over what a driver elsewhere has copied meanwhile, for those who only look."""
+        if not self.copy or not self.local:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            newest = os.path.join(folder, FILE)
+            Path(newest).write_bytes(read_bytes(self.copy))
+            with closing(sqlite3.connect(newest)) as source, closing(sqlite3.connect(self.local)) as target:
+                source.backup(target)
+
 
 def place_of(output: str, storage: str | None, new: bool = False) -> Place:
     """The database of the study in an output.
