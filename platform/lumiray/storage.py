@@ -130,18 +130,30 @@ def exists(url: str) -> bool:
         return False
 
 
-def entry(url: str) -> Entry:
+def entry(url: str, listed: bool = False) -> Entry:
     """Size and modification mark of one file.
+
+    Args:
+        listed: a listing has named it; a store on S3 that does not know it yet is asked again.
 
     Raises:
         NotThere, NoAccess, Unreachable: with what, where and the mend.
     """
-    with clear_errors(url, "look at"):
-        if not is_s3(url):
-            path = local_path(url)
-            status = os.stat(path)
-            return Entry(base_name(path), status.st_size, f"mtime:{status.st_mtime_ns}", os.path.isdir(path))
-        return _s3_entry(s3.retried(lambda: s3.client(url).info(url)))
+    try:
+        with clear_errors(url, "look at"):
+            if not is_s3(url):
+                path = local_path(url)
+                status = os.stat(path)
+                return Entry(base_name(path), status.st_size, f"mtime:{status.st_mtime_ns}", os.path.isdir(path))
+            ask = s3.until_there if listed else s3.retried
+            return _s3_entry(ask(lambda: s3.client(url).info(url)))
+    except NotThere as error:
+        if not listed or isinstance(error, NoBucket):
+            raise
+        raise NotThere(
+            f"{without_secrets(url)} is not there, though a listing of its folder named it: it was removed, or its "
+            "store lags behind. Put it back, or leave it out."
+        ) from None
 
 
 def modified(url: str) -> float:

@@ -20,9 +20,9 @@ import numpy as np
 
 from lumiray import storage
 from lumiray.data.index_file import entries_of, put_entries, put_table, table_of
-from lumiray.data.listing import Listed
+from lumiray.data.listing import Listed, refuse_changed
 from lumiray.data.shapes import shapes_in
-from lumiray.data.tar import scan_shard
+from lumiray.data.tar import ShardScan, scan_shard
 from lumiray.errors import UserError
 from lumiray.storage import without_secrets
 
@@ -161,7 +161,7 @@ class Catalog:
         """Row offsets of a shard: from the index, or by scanning it where no index can be reached from here."""
         rows = self.indexed_rows(shard)
         if rows is None:
-            scan = scan_shard(shard.url)
+            scan = _scanned(shard)
             rows = Rows(scan.row_offsets, scan.row_lengths)
             self.keep_rows(shard, rows)
         return rows
@@ -185,7 +185,7 @@ class Catalog:
                 return _read_keys(folder, shard)
             except (storage.NotThere, storage.NoAccess):
                 continue
-        keys = scan_shard(shard.url).keys
+        keys = _scanned(shard).keys
         for folder in self.folders:
             with suppress(OSError, UserError):  # as above
                 _write_keys(folder, shard, keys)
@@ -198,6 +198,7 @@ class Catalog:
             with suppress(storage.NotThere, storage.NoAccess):
                 return _read_shapes(folder, shard)
         shapes = shapes_in(shard.url, self.rows(shard).offsets)
+        refuse_changed(shard)
         for folder in self.folders:
             with suppress(OSError, UserError):  # as above
                 _write_shapes(folder, shard, shapes)
@@ -232,16 +233,24 @@ def index_shard(shard: Listed, folder: str, with_keys: bool) -> Known:
 
     Raises:
         lumiray.data.tar.BadShard: it cannot be read to its end.
+        UserError: it is not the shard that was listed.
     """
     try:
         rows = _read_rows(folder, shard)
     except storage.NotThere:
-        scan = scan_shard(shard.url)
+        scan = _scanned(shard)
         rows = Rows(scan.row_offsets, scan.row_lengths)
         _write_rows(folder, shard, rows)
         if with_keys:
             _write_keys(folder, shard, scan.keys)
     return Known(storage.base_name(shard.url), shard.size, shard.mark, len(rows.offsets), _digest(rows))
+
+
+def _scanned(shard: Listed) -> ShardScan:
+    """What is kept of a shard under its mark must be of the shard that had it."""
+    scan = scan_shard(shard.url)
+    refuse_changed(shard)
+    return scan
 
 
 def _is_changed(shard: Listed, known: Known | None) -> bool:

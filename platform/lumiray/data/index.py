@@ -26,15 +26,14 @@ import numpy as np
 from lumiray import storage
 from lumiray.data.catalog import Catalog, Known, Rows
 from lumiray.data.counts import INDEX, Told, refuse_count, told_counts
-from lumiray.data.fetch_rows import Shard, Span, fetched, in_any_turn, near, refuse_changed, slice_bounds, slices
+from lumiray.data.fetch_rows import Shard, Span, fetched, in_any_turn, near, slice_bounds, slices
 from lumiray.data.filter import Filter
-from lumiray.data.listing import Listed, look_up
+from lumiray.data.listing import Listed, refuse_changed, still_there
 from lumiray.data.slice_cache import SliceCache
 from lumiray.data.survivors import Kept, Sieve, Survivors, tabled_shards
 from lumiray.data.tar import MAX_ROW_BYTES, read_row
 from lumiray.data.whole_shards import bring, num_requests, rows_of
 from lumiray.errors import UserError
-from lumiray.storage import without_secrets
 from lumiray.system import BadRow, Row
 
 _OFFSETS_BYTES = 64 << 20  # of row offsets kept in memory by one process
@@ -108,7 +107,8 @@ class ShardSet:
         """
         if not urls:
             raise UserError("There are no shards to open.")
-        listed = _listed(urls)
+        there = iter(still_there([url for url in urls if isinstance(url, str)]))
+        listed = [next(there) if isinstance(url, str) else url for url in urls]
         by_folder: dict[str, list[Listed]] = {}
         for each in listed:
             by_folder.setdefault(storage.parent(each.url), []).append(each)
@@ -229,7 +229,7 @@ class ShardSet:
             rows = [_parsed(data, start - span.start, length, ordinal) for ordinal, start, length in span.rows]
             found |= {ordinal: row for (ordinal, _, _), row in zip(span.rows, rows, strict=True)}
             if any(isinstance(row, BadRow) for row in rows):
-                refuse_changed(span.shard)  # its rows are all in doubt then
+                refuse_changed(span.shard.listed)  # its rows are all in doubt then
             elif is_new and self.cache is not None and span.name is not None:  # only what was seen to be right is kept
                 self.cache.keep(span.name, data)
         return [found[int(unique[place])] for place in places.ravel()]
@@ -348,12 +348,3 @@ def _parsed(data: bytes, start: int, length: int, ordinal: int) -> Row | BadRow:
         return read_row(data[start : start + length], ordinal)
     except BadRow as error:
         return error
-
-
-def _listed(urls: Sequence[str] | Sequence[Listed]) -> list[Listed]:
-    unknown = [url for url in urls if isinstance(url, str)]
-    there = look_up(unknown)
-    missing = [url for url in unknown if url not in there]
-    if missing:
-        raise UserError(f"{len(missing)} shards are not there any more, such as {without_secrets(missing[0])}.")
-    return [there[url] if isinstance(url, str) else url for url in urls]
