@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,7 @@ _SUMMARY = "summary.parquet"
 _FORM = "lumiray-index-1"
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """One shard as it was when it was indexed.
 
     Args:
@@ -108,8 +107,8 @@ class Catalog:
         Raises:
             UserError: a shard has changed since it was indexed, and the index is not ours alone to rebuild.
         """
-        known, home = self._unchanged(shards, rebuild)
         names = [storage.base_name(shard.url) for shard in shards]
+        known, home = self._unchanged(shards, names, rebuild)
         todo = [shard for name, shard in zip(names, shards, strict=True) if name not in known]
         if todo:
             home = self._writable(known, home)
@@ -120,14 +119,15 @@ class Catalog:
 
     def counts(self, shards: Sequence[Listed], rebuild: bool) -> dict[str, int]:
         """Rows of those of these shards that are indexed, by address; raises as `up_to_date`."""
-        known, _ = self._unchanged(shards, rebuild)
-        names = {shard.url: storage.base_name(shard.url) for shard in shards}
-        return {url: known[name].rows for url, name in names.items() if name in known}
+        names = [storage.base_name(shard.url) for shard in shards]
+        known, _ = self._unchanged(shards, names, rebuild)
+        return {shard.url: known[name].rows for shard, name in zip(shards, names, strict=True) if name in known}
 
-    def _unchanged(self, shards: Sequence[Listed], rebuild: bool) -> tuple[dict[str, Known], str | None]:
+    def _unchanged(
+        self, shards: Sequence[Listed], names: Sequence[str], rebuild: bool
+    ) -> tuple[dict[str, Known], str | None]:
         """What the summary says of shards, without these of them that have changed, and the folder of the summary."""
         known, home = self._summary()
-        names = [storage.base_name(shard.url) for shard in shards]
         changed = [shard for name, shard in zip(names, shards, strict=True) if _is_changed(shard, known.get(name))]
         if changed and not (rebuild and self.in_cache and home == self.apart):
             first = known[storage.base_name(changed[0].url)]
@@ -137,8 +137,9 @@ class Catalog:
                 f"{first.mark}; now {now}), and {len(changed) - 1} others with it. If that is meant, remove "
                 f"{without_secrets(home or self.beside)}, and the index is made again; the run's order will be another."
             )
-        gone = {storage.base_name(shard.url) for shard in changed}
-        return {name: one for name, one in known.items() if name not in gone}, home
+        for shard in changed:
+            del known[storage.base_name(shard.url)]
+        return known, home
 
     def complaints(self, shards: Sequence[Listed]) -> list[str]:
         """Shards that have changed since they were indexed, one line each."""

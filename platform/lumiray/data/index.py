@@ -62,14 +62,14 @@ class ShardSet:
         cache: SliceCache | None = None,
         told_by: np.ndarray | None = None,
     ) -> None:
-        folders = [storage.parent(each.url) for each in listed]
+        folders = _folders(listed)
         self.folders = tuple(dict.fromkeys(folders))
         numbers = {folder: number for number, folder in enumerate(self.folders)}
         self.folder_of = np.array([numbers[folder] for folder in folders], dtype=np.int32)
         # fixed-width arrays, not lists of objects: a million names take 10 to 20 MB and pickle at once
-        self.names = np.array([storage.base_name(each.url).encode("utf-8") for each in listed], dtype=np.bytes_)
-        self.marks = np.array([each.mark.encode() for each in listed], dtype=np.bytes_)
-        self.sizes = np.array([each.size for each in listed], dtype=np.int64)
+        self.names = np.array([url.rpartition("/")[2].encode("utf-8") for url, _, _ in listed], dtype=np.bytes_)
+        self.marks = np.array([mark.encode() for _, _, mark in listed], dtype=np.bytes_)
+        self.sizes = np.array([size for _, size, _ in listed], dtype=np.int64)
         self.stored_per_shard = np.asarray(rows_per_shard, dtype=np.int64)
         self.rows_per_shard = self.stored_per_shard if survivors is None else survivors.rows
         self.survivors = survivors
@@ -110,8 +110,8 @@ class ShardSet:
         there = iter(still_there([url for url in urls if isinstance(url, str)]))
         listed = [next(there) if isinstance(url, str) else url for url in urls]
         by_folder: dict[str, list[Listed]] = {}
-        for each in listed:
-            by_folder.setdefault(storage.parent(each.url), []).append(each)
+        for each, folder in zip(listed, _folders(listed), strict=True):
+            by_folder.setdefault(folder, []).append(each)
         tabled = {one.url: one for one in (tabled_shards(listed) if keep is not None else ())}
         known: dict[str, Known] = {}
         told: Told = {}
@@ -127,15 +127,15 @@ class ShardSet:
             if keep is not None:
                 left = Sieve(catalog, keep).up_to_date([tabled[shard.url] for shard in shards], scan_map)
                 kept.update((shard.url, one) for shard, one in zip(shards, left, strict=True))
-        told |= {url: (one.rows, INDEX) for url, one in known.items()}
-        rows, told_by = np.array([told[each.url] for each in listed], dtype=np.int64).T
+        rows = np.array([known[url].rows if url in known else told[url][0] for url, _, _ in listed], dtype=np.int64)
+        told_by = np.array([told[url][1] if url in told else INDEX for url, _, _ in listed], np.int8) if whole else None
         # the order of whole shards follows from their counts: the run is the same whatever told them
-        digests = ["" if whole else known[each.url].digest for each in listed]
+        digests = ["" if whole else known[url].digest for url, _, _ in listed]
         survivors = None
         if keep is not None:
             survivors = Survivors.of(keep, [kept[each.url] for each in listed])
             digests = [f"{one} {kept[each.url].digest}" for one, each in zip(digests, listed, strict=True)]
-        opened = cls(listed, rows, digests, index_folder, survivors, cache, told_by.astype(np.int8) if whole else None)
+        opened = cls(listed, rows, digests, index_folder, survivors, cache, told_by)
         if digest is not None and opened.digest != digest:
             raise UserError(
                 f"The shards are not those that the run began with: their digest is {opened.digest}, not {digest}. "
@@ -324,17 +324,25 @@ class ShardSet:
 
     def _digest(self, digests: Sequence[str]) -> str:
         """Of names, sizes, counts and offsets, not of marks or folders: the same for a faithful copy."""
-        digest = hashlib.blake2b(digest_size=16)
-        for number in range(len(self)):
-            about = (self.name_of(number), self.sizes[number], self.rows_per_shard[number], digests[number])
-            digest.update(("\x1f".join(map(str, about)) + "\n").encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        folders = [self._relative[number] for number in self.folder_of.tolist()]
+        paths = [folder + name.decode("utf-8") for folder, name in zip(folders, self.names.tolist(), strict=True)]
+        numbers = [map(str, column.tolist()) for column in (self.sizes, self.rows_per_shard)]
+        lines = map("\x1f".join, zip(paths, *numbers, digests, strict=True))
+        text = "".join(f"{line}\n" for line in lines)
+        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state.pop("starts", None)
         state["_offsets"] = OrderedDict()
         return state
+
+
+def _folders(listed: Sequence[Listed]) -> list[str]:
+    """The folder of each shard: few of them for very many shards."""
+    heads = [url[: url.rfind("/") + 1] for url, _, _ in listed]
+    folders = {head: storage.parent(head + "name") for head in set(heads)}
+    return [folders[head] for head in heads]
 
 
 def _shapes_of(shard: Listed, index_folder: str | None) -> np.ndarray:

@@ -13,21 +13,21 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from lumiray import storage
 from lumiray.data.manifest import read_manifest
 from lumiray.data.remote import map_requests
 from lumiray.errors import UserError, near
 from lumiray.storage import Entry, without_secrets
+from lumiray.uncollected import uncollected
 
 _FEW = 8  # so many names in one folder are asked for one by one
 _ROUND = 64  # names that a listing lacks are asked for so many at a time, until a few of them are missing indeed
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """A shard that is there: its address, and the size and modification mark that it has now."""
 
     url: str
@@ -44,6 +44,7 @@ def expand(patterns: str | Sequence[str]) -> list[str]:
     return [shard.url for shard in find(patterns)]
 
 
+@uncollected
 def find(patterns: str | Sequence[str]) -> list[Listed]:
     """As `expand`, with sizes and modification marks."""
     shards: dict[str, Listed] = {}
@@ -186,8 +187,13 @@ def _find_one(pattern: str) -> list[Listed]:
 def _folder(url: str) -> list[Listed] | None:
     """All shards directly in a folder, or None if there is no such folder."""
     entries = storage.list_entries(url)
-    tars = [e for e in entries if e.name.endswith(".tar") and not e.folder and not e.name.startswith(".")]
-    shards = _with_unlisted(url, [Listed(storage.join(url, each.name), each.size, each.mark) for each in tars])
+    head = storage.join(url, "")
+    tars = [
+        Listed(head + name, size, mark)
+        for name, size, mark, folder in entries
+        if name.endswith(".tar") and not folder and not name.startswith(".")
+    ]
+    shards = _with_unlisted(url, tars)
     if not entries and not shards and (storage.is_s3(url) or not os.path.isdir(storage.local_path(url))):
         return None
     if not shards:
