@@ -18,6 +18,7 @@ from lumiray.storage_errors import TooShort, clear_errors, code_of, is_passing, 
 
 _ATTEMPTS = 6
 _LONGEST_PAUSE_S = 8.0
+_ABSENT = 4  # an object that should be there is asked for again so often: for two seconds or so
 _T = TypeVar("_T")
 
 
@@ -73,28 +74,42 @@ def retried(action: Callable[[], _T]) -> _T:
     return action()
 
 
+def until_there(action: Callable[[], _T]) -> _T:
+    """As `retried`, for an object that should be there: some stores name one in listings before they hand it out."""
+    for attempt in range(_ABSENT):
+        try:
+            return retried(action)
+        except FileNotFoundError as error:
+            if not _may_come(error):
+                raise
+            _pause(attempt)
+    return retried(action)
+
+
 def ranges(asked: Sequence[tuple[str, int, int]]) -> list[bytes]:
-    """(url, start, length) ranges, fetched in parallel; those that failed are asked again.
+    """(url, start, length) ranges of objects that should be there, in parallel; those that failed are asked again.
 
     Raises:
-        NotThere, NoAccess, TooShort: at once, or after the last attempt.  Unreachable: after the last attempt.
+        NoAccess, TooShort: at once, or after the last attempt.  NotThere: as `until_there`.  Unreachable: after the
+            last attempt.
     """
     pieces: dict[int, bytes] = {number: b"" for number, (_, _, length) in enumerate(asked) if not length}
     waiting = [number for number in range(len(asked)) if number not in pieces]
+    failures: dict[int, Any] = {}
     for attempt in range(_ATTEMPTS):
         if not waiting:
             break
         if attempt:
-            _pause(attempt)
-        failures: dict[int, Any] = {}
+            _pause(attempt - 1 if all(map(_may_come, failures.values())) else attempt)
+        failures = {}
         for number, answer in zip(waiting, _ask([asked[number] for number in waiting]), strict=True):
             url, start, length = asked[number]
             if isinstance(answer, bytes) and len(answer) == length:
                 pieces[number] = answer
                 continue
             failures[number] = answer
-            cut = isinstance(answer, bytes) and client(url).info(url)["size"] >= start + length
-            if not cut and not (isinstance(answer, Exception) and is_passing(answer)):
+            absent = _may_come(answer) and attempt < _ABSENT
+            if not absent and not _is_passing(answer, url, start + length):
                 _raise(answer, url, start, length)
         waiting = list(failures)
     if waiting:
@@ -111,6 +126,18 @@ def _ask(asked: Sequence[tuple[str, int, int]]) -> list[Any]:
         on_error="return",
     )
     return answers
+
+
+def _may_come(answer: Any) -> bool:
+    return isinstance(answer, FileNotFoundError) and code_of(answer) != "NoSuchBucket"
+
+
+def _is_passing(answer: Any, url: str, stop: int) -> bool:
+    """Whether another attempt may bring what an answer lacks; `stop` is the first byte that is not wanted."""
+    if isinstance(answer, Exception):
+        return is_passing(answer)
+    with clear_errors(url, "look at"):  # was the answer cut off, or is the object so short?
+        return bool(until_there(lambda: client(url).info(url))["size"] >= stop)
 
 
 def _raise(answer: Any, url: str, start: int, length: int) -> None:

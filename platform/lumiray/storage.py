@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, Any
+from operator import attrgetter
+from typing import IO, Any, NamedTuple
 
 from lumiray import s3
 from lumiray.errors import UserError
@@ -27,6 +28,7 @@ from lumiray.storage_errors import (
     no_bucket,
     without_secrets,
 )
+from lumiray.uncollected import uncollected
 
 __all__ = [
     "Entry",
@@ -63,9 +65,8 @@ __all__ = [
 s3_ranges = s3.ranges
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One name in a folder.
+class Entry(NamedTuple):
+    """One name in a folder; a folder may hold a hundred thousand.
 
     Args:
         name: base name.
@@ -130,18 +131,30 @@ def exists(url: str) -> bool:
         return False
 
 
-def entry(url: str) -> Entry:
+def entry(url: str, listed: bool = False) -> Entry:
     """Size and modification mark of one file.
+
+    Args:
+        listed: a listing has named it; a store on S3 that does not know it yet is asked again.
 
     Raises:
         NotThere, NoAccess, Unreachable: with what, where and the mend.
     """
-    with clear_errors(url, "look at"):
-        if not is_s3(url):
-            path = local_path(url)
-            status = os.stat(path)
-            return Entry(base_name(path), status.st_size, f"mtime:{status.st_mtime_ns}", os.path.isdir(path))
-        return _s3_entry(s3.retried(lambda: s3.client(url).info(url)))
+    try:
+        with clear_errors(url, "look at"):
+            if not is_s3(url):
+                path = local_path(url)
+                status = os.stat(path)
+                return Entry(base_name(path), status.st_size, f"mtime:{status.st_mtime_ns}", os.path.isdir(path))
+            ask = s3.until_there if listed else s3.retried
+            return _s3_entry(ask(lambda: s3.client(url).info(url)))
+    except NotThere as error:
+        if not listed or isinstance(error, NoBucket):
+            raise
+        raise NotThere(
+            f"{without_secrets(url)} is not there, though a listing of its folder named it: it was removed, or its "
+            "store lags behind. Put it back, or leave it out."
+        ) from None
 
 
 def modified(url: str) -> float:
@@ -156,6 +169,7 @@ def modified(url: str) -> float:
         return float(s3.retried(lambda: s3.client(url).info(url))["LastModified"].timestamp())
 
 
+@uncollected
 def list_entries(folder: str, prefix: str = "") -> list[Entry]:
     """What lies directly in a folder, sorted by name; on S3 one request per thousand names.
 
@@ -177,7 +191,8 @@ def list_entries(folder: str, prefix: str = "") -> list[Entry]:
                 entries = [_local_entry(item) for item in os.scandir(local_path(folder))]
             except (FileNotFoundError, NotADirectoryError):
                 entries = []
-        return sorted((e for e in entries if e.name.startswith(prefix)), key=lambda e: e.name)
+        found = [one for one in entries if one.name.startswith(prefix)] if prefix else entries
+        return sorted(found, key=attrgetter("name"))
 
 
 def list_names(folder: str) -> list[str]:
@@ -323,7 +338,7 @@ def _local_entry(item: os.DirEntry[str]) -> Entry:
         status = item.stat()
     except FileNotFoundError:  # a dangling link, or removed since it was listed
         return Entry(item.name, 0, "mtime:0")
-    return Entry(item.name, status.st_size, f"mtime:{status.st_mtime_ns}", item.is_dir())
+    return Entry(item.name, status.st_size, f"mtime:{status.st_mtime_ns}", stat.S_ISDIR(status.st_mode))
 
 
 def _s3_entry(info: dict[str, Any]) -> Entry:

@@ -1,12 +1,13 @@
-"""Shards for the tests of the data plane."""
+"""Shards and a store with faults for the tests of the data plane."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import webdataset
+from tests.data.fault_proxy import Proxy
 
 Shards = Callable[..., list[str]]
 
@@ -31,3 +32,17 @@ def shards_in() -> Shards:
         return urls
 
     return write
+
+
+@pytest.fixture
+def proxy(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy that all requests of the test go through, with pauses between attempts that are short."""
+    from lumiray import s3 as s3_client
+
+    standing = Proxy(s3_endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", standing.address)
+    monkeypatch.setattr(s3_client, "_LONGEST_PAUSE_S", 0.02)
+    s3_client.forget_client()
+    yield standing
+    standing.server.shutdown()
+    standing.server.server_close()

@@ -7,6 +7,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
+import tracemalloc
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ import pytest
 from lumiray import s3 as s3_client
 from lumiray import storage
 from lumiray.data import catalog
+from lumiray.data.describe import describe
 from lumiray.data.index import ShardSet
 from lumiray.data.listing import expand
+from lumiray.data.verify import verify
 from lumiray.errors import UserError
 from lumiray.system import BadRow, Row
 
@@ -242,6 +246,35 @@ def test_a_row_of_a_gigabyte_is_bad_and_not_read(
     bad = [n for n, row in enumerate(rows) if isinstance(row, BadRow)]
     assert bad == np.flatnonzero(sizes > limit).tolist() and 0 < len(bad) < 90
     assert all(text in ("bad", f"row {n}") for n, text in enumerate(texts(rows)))
+
+
+def sparse_shard(path: Path, size: int) -> None:
+    """Three rows, a picture of so many bytes in the second: a hole in the file, so that nothing large is written."""
+    with path.open("wb") as file:
+        for key, length in (("0", 2), ("1", size), ("2", 2)):
+            for part, count in (("jpg", length), ("txt", 2)):
+                info = tarfile.TarInfo(f"{key}.{part}")
+                info.size = count
+                file.write(info.tobuf(tarfile.GNU_FORMAT))
+                file.write(b"ok" if count == 2 else b"")
+                file.seek(-(-count // 512) * 512 - (count if count == 2 else 0), os.SEEK_CUR)
+        file.truncate(file.tell() + 1024)
+
+
+@pytest.mark.parametrize("size", [3 << 30, 10 << 30])  # eight gigabytes are the most that a header's octal digits say
+def test_a_member_of_gigabytes_is_a_bad_row_and_is_never_in_memory(tmp_path: Path, size: int) -> None:
+    sparse_shard(tmp_path / "a.tar", size)
+    if os.stat(tmp_path / "a.tar").st_blocks * 512 > 1 << 20:
+        pytest.skip("the disk keeps no holes")
+    tracemalloc.start()
+    for whole in (False, True):
+        shards = ShardSet.open(expand(str(tmp_path)), whole=whole)
+        rows = shards.read(np.arange(3))
+        assert texts(rows) == ["ok", "bad", "ok"] and f"{size + 1536} bytes long" in str(rows[1])
+    assert any(f"row 1 has {size + 1536} bytes" in problem for problem in verify(str(tmp_path)))
+    assert "cannot be used   1 of them: the row is" in str(describe(str(tmp_path)))
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
 
 
 def test_missing_and_broken_shards_are_named(tmp_path: Path, shards_in: ShardsIn) -> None:

@@ -166,6 +166,7 @@ BIG = 10**400
         (exposures_of, row(_0__png=PNG, _1__png=PNG, _01__jpg=PNG), r"two exposures 1: 01\.jpg and 1\.png"),
         (grounding_of, row(json=as_json()), "no picture"),
         (grounding_of, row(png=PNG), r"no \.json with caption, boxes and spans"),
+        (grounding_of, row(png=PNG, json=b'{"caption": "\xff"}'), r"the text in \.json is not UTF-8"),
         (grounding_of, row(png=PNG, json=b"{"), r"the \.json cannot be read"),
         (grounding_of, row(png=PNG, json=b"[" * 100_000), r"the \.json cannot be read"),
         (grounding_of, row(png=PNG, json=b"[]"), r"the \.json is no object, but \[\]"),

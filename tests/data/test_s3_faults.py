@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
-import threading
 import urllib.request
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tests.data.fault_proxy import Proxy
 
 from lumiray import s3 as s3_client
 from lumiray import storage
@@ -18,72 +15,6 @@ from lumiray.data.index import ShardSet
 from lumiray.data.listing import expand
 from lumiray.errors import UserError
 from lumiray.system import Row
-
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-
-
-class Proxy:
-    """Stands before the S3 server and does to `GET` requests what `faults` says, one after the other."""
-
-    def __init__(self, target: str) -> None:
-        self.target = urlsplit(target).netloc
-        self.faults: list[str] = []
-        self.requests = 0
-        proxy = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_any(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                onward = http.client.HTTPConnection(proxy.target)
-                onward.request(self.command, self.path, body, dict(self.headers))
-                answer = onward.getresponse()
-                data = answer.read()
-                ranged = self.command == "GET" and "Range" in self.headers
-                proxy.requests += ranged
-                fault = proxy.faults.pop(0) if ranged and proxy.faults else ""
-                if fault == "throttle":
-                    self.send_response(503)
-                    self.send_header("Content-Length", str(len(SLOW_DOWN)))
-                    self.end_headers()
-                    self.wfile.write(SLOW_DOWN)
-                    return
-                self.send_response(answer.status)
-                sent = data[: len(data) // 2] if fault in ("cut", "short") else data
-                length = len(sent) if fault == "short" else len(data)
-                for name, value in answer.getheaders():
-                    if name.lower() not in ("content-length", "connection", "transfer-encoding"):
-                        self.send_header(name, value)
-                length = int(answer.getheader("Content-Length") or 0) if self.command == "HEAD" else length
-                self.send_header("Content-Length", str(length))
-                self.end_headers()
-                self.wfile.write(sent)
-                if fault == "cut":
-                    self.close_connection = True
-
-            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any
-
-            def log_message(self, *_: object) -> None:
-                """Nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-
-@pytest.fixture
-def proxy(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    standing = Proxy(s3_endpoint)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", standing.address)
-    monkeypatch.setattr(s3_client, "_LONGEST_PAUSE_S", 0.02)
-    s3_client.forget_client()
-    yield standing
-    standing.server.shutdown()
-    standing.server.server_close()
 
 
 @pytest.mark.parametrize("fault", ["throttle", "cut", "short"])

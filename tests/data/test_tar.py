@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import webdataset
 
+from lumiray.data.index import ShardSet
 from lumiray.data.tar import BadShard, read_row, scan_shard, split_name
+from lumiray.data.verify import verify
 from lumiray.system import BadRow, Row
 
 Members = list[tuple[str, bytes]]
@@ -115,6 +118,23 @@ def test_links_folders_devices_and_sparse_files_are_passed_over(tmp_path: Path) 
     assert parts_of(str(tmp_path / "a.tar")) == [("1", {"jpg": b"ok", "txt": b"text"})]
 
 
+@pytest.mark.parametrize("form", ["gnu", "pax-0.0", "pax-0.1", "pax-1.0"])
+@pytest.mark.parametrize("pieces", [1, 3, 60])  # more than four need a map of their own behind the header
+def test_sparse_files_of_gnu_tar_are_passed_over(tmp_path: Path, form: str, pieces: int) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"ok")
+    (tmp_path / "2.txt").write_bytes(b"text")
+    with (tmp_path / "1.bin").open("wb") as file:
+        for piece in range(pieces):
+            file.seek(piece << 20)
+            file.write(b"x" * 5000)
+        file.truncate(pieces << 20)
+    kind, _, version = form.partition("-")
+    options = [f"--format={kind}", *([f"--sparse-version={version}"] if version else [])]
+    subprocess.run(["tar", "-S", *options, "-cf", "a.tar", "1.jpg", "1.bin", "2.txt"], cwd=tmp_path, check=True)
+    assert (tmp_path / "a.tar").stat().st_size < 1 << 20  # the holes are not in it
+    assert parts_of(str(tmp_path / "a.tar")) == [("1", {"jpg": b"ok"}), ("2", {"txt": b"text"})]
+
+
 @pytest.mark.parametrize(
     "name",
     ["/etc/passwd.txt", "../up.txt", "a/../../up.txt", "a/..", "/abs.jpg", "x/../y.jpg"],
@@ -136,6 +156,17 @@ def test_a_part_that_comes_twice_begins_another_row_and_is_reported(tmp_path: Pa
         ("j", {"txt": b"3"}),
     ]
     assert scan_shard(url).duplicates == ("k",)
+
+
+def test_names_that_are_not_utf_8_are_rows_like_others(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        for name in ("\u00fc.jpg", "\u00fc.txt", "\u00e4.jpg"):
+            tar.addfile(member(name, 1), io.BytesIO(b"x"))
+    rows = parts_of(str(tmp_path / "a.tar"))
+    assert [sorted(parts) for _, parts in rows] == [["jpg", "txt"], ["jpg"]]
+    shards = ShardSet.open([str(tmp_path / "a.tar")])
+    assert shards.keys(0) == shards.keys(0) == [key for key, _ in rows] == ["\udcfc", "\udce4"]
+    assert all(problem.isprintable() for problem in verify(str(tmp_path / "a.tar")))  # a terminal can show them
 
 
 def test_keys_that_differ_in_case_are_different_rows(tmp_path: Path) -> None:

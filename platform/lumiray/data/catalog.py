@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lumiray import storage
 from lumiray.data.index_file import entries_of, put_entries, put_table, table_of
-from lumiray.data.listing import Listed
+from lumiray.data.listing import Listed, refuse_changed
 from lumiray.data.shapes import shapes_in
-from lumiray.data.tar import scan_shard
+from lumiray.data.tar import ShardScan, scan_shard
 from lumiray.errors import UserError
 from lumiray.storage import without_secrets
 
@@ -31,8 +31,7 @@ _SUMMARY = "summary.parquet"
 _FORM = "lumiray-index-1"
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """One shard as it was when it was indexed.
 
     Args:
@@ -108,8 +107,8 @@ class Catalog:
         Raises:
             UserError: a shard has changed since it was indexed, and the index is not ours alone to rebuild.
         """
-        known, home = self._unchanged(shards, rebuild)
         names = [storage.base_name(shard.url) for shard in shards]
+        known, home = self._unchanged(shards, names, rebuild)
         todo = [shard for name, shard in zip(names, shards, strict=True) if name not in known]
         if todo:
             home = self._writable(known, home)
@@ -120,14 +119,15 @@ class Catalog:
 
     def counts(self, shards: Sequence[Listed], rebuild: bool) -> dict[str, int]:
         """Rows of those of these shards that are indexed, by address; raises as `up_to_date`."""
-        known, _ = self._unchanged(shards, rebuild)
-        names = {shard.url: storage.base_name(shard.url) for shard in shards}
-        return {url: known[name].rows for url, name in names.items() if name in known}
+        names = [storage.base_name(shard.url) for shard in shards]
+        known, _ = self._unchanged(shards, names, rebuild)
+        return {shard.url: known[name].rows for shard, name in zip(shards, names, strict=True) if name in known}
 
-    def _unchanged(self, shards: Sequence[Listed], rebuild: bool) -> tuple[dict[str, Known], str | None]:
+    def _unchanged(
+        self, shards: Sequence[Listed], names: Sequence[str], rebuild: bool
+    ) -> tuple[dict[str, Known], str | None]:
         """What the summary says of shards, without these of them that have changed, and the folder of the summary."""
         known, home = self._summary()
-        names = [storage.base_name(shard.url) for shard in shards]
         changed = [shard for name, shard in zip(names, shards, strict=True) if _is_changed(shard, known.get(name))]
         if changed and not (rebuild and self.in_cache and home == self.apart):
             first = known[storage.base_name(changed[0].url)]
@@ -137,8 +137,9 @@ class Catalog:
                 f"{first.mark}; now {now}), and {len(changed) - 1} others with it. If that is meant, remove "
                 f"{without_secrets(home or self.beside)}, and the index is made again; the run's order will be another."
             )
-        gone = {storage.base_name(shard.url) for shard in changed}
-        return {name: one for name, one in known.items() if name not in gone}, home
+        for shard in changed:
+            del known[storage.base_name(shard.url)]
+        return known, home
 
     def complaints(self, shards: Sequence[Listed]) -> list[str]:
         """Shards that have changed since they were indexed, one line each."""
@@ -161,7 +162,7 @@ class Catalog:
         """Row offsets of a shard: from the index, or by scanning it where no index can be reached from here."""
         rows = self.indexed_rows(shard)
         if rows is None:
-            scan = scan_shard(shard.url)
+            scan = _scanned(shard)
             rows = Rows(scan.row_offsets, scan.row_lengths)
             self.keep_rows(shard, rows)
         return rows
@@ -185,7 +186,7 @@ class Catalog:
                 return _read_keys(folder, shard)
             except (storage.NotThere, storage.NoAccess):
                 continue
-        keys = scan_shard(shard.url).keys
+        keys = _scanned(shard).keys
         for folder in self.folders:
             with suppress(OSError, UserError):  # as above
                 _write_keys(folder, shard, keys)
@@ -198,6 +199,7 @@ class Catalog:
             with suppress(storage.NotThere, storage.NoAccess):
                 return _read_shapes(folder, shard)
         shapes = shapes_in(shard.url, self.rows(shard).offsets)
+        refuse_changed(shard)
         for folder in self.folders:
             with suppress(OSError, UserError):  # as above
                 _write_shapes(folder, shard, shapes)
@@ -232,16 +234,24 @@ def index_shard(shard: Listed, folder: str, with_keys: bool) -> Known:
 
     Raises:
         lumiray.data.tar.BadShard: it cannot be read to its end.
+        UserError: it is not the shard that was listed.
     """
     try:
         rows = _read_rows(folder, shard)
     except storage.NotThere:
-        scan = scan_shard(shard.url)
+        scan = _scanned(shard)
         rows = Rows(scan.row_offsets, scan.row_lengths)
         _write_rows(folder, shard, rows)
         if with_keys:
             _write_keys(folder, shard, scan.keys)
     return Known(storage.base_name(shard.url), shard.size, shard.mark, len(rows.offsets), _digest(rows))
+
+
+def _scanned(shard: Listed) -> ShardScan:
+    """What is kept of a shard under its mark must be of the shard that had it."""
+    scan = scan_shard(shard.url)
+    refuse_changed(shard)
+    return scan
 
 
 def _is_changed(shard: Listed, known: Known | None) -> bool:

@@ -33,7 +33,7 @@ class Window:
 def window_of(url: str) -> Iterator[Window]:
     """Open a file as a window."""
     if is_s3(url):
-        yield _pieces(url, entry(url).size)
+        yield _pieces(url, entry(url, listed=True).size)
         return
     with clear_errors(url, "read"), open(local_path(url), "rb") as file:
         file.seek(0, 2)

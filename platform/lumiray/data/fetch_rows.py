@@ -17,9 +17,9 @@ import numpy as np
 
 from lumiray import storage
 from lumiray.data.catalog import Rows
+from lumiray.data.listing import Listed
 from lumiray.data.slice_cache import SliceCache, name_of
 from lumiray.data.tar import MAX_ROW_BYTES
-from lumiray.errors import UserError
 
 SLICE_ROWS = 16
 LONGEST_SLICE = 64 << 20
@@ -37,6 +37,11 @@ class Shard:
     url: str
     size: int
     mark: str
+
+    @property
+    def listed(self) -> Listed:
+        """The same without its number."""
+        return Listed(self.url, self.size, self.mark)
 
 
 @dataclass
@@ -140,20 +145,6 @@ def in_any_turn(things: Sequence[_T]) -> list[_T]:
     """
     begin = random.randrange(len(things)) if things else 0
     return [*things[begin:], *things[:begin]]
-
-
-def refuse_changed(shard: Shard) -> None:
-    """Stop where a shard is not the one that was listed any more.
-
-    Raises:
-        UserError: names it, with its size then and now.
-    """
-    now = storage.entry(shard.url)
-    if (now.size, now.mark) != (shard.size, shard.mark):
-        raise UserError(
-            f"Shard {storage.without_secrets(shard.url)} was changed while the run was reading it "
-            f"({shard.size} bytes before, {now.size} now). Put the old file back, or start anew."
-        )
 
 
 def _new(missing: list[Span]) -> Iterator[tuple[Span, bytes, bool]]:

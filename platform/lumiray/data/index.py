@@ -26,15 +26,14 @@ import numpy as np
 from lumiray import storage
 from lumiray.data.catalog import Catalog, Known, Rows
 from lumiray.data.counts import INDEX, Told, refuse_count, told_counts
-from lumiray.data.fetch_rows import Shard, Span, fetched, in_any_turn, near, refuse_changed, slice_bounds, slices
+from lumiray.data.fetch_rows import Shard, Span, fetched, in_any_turn, near, slice_bounds, slices
 from lumiray.data.filter import Filter
-from lumiray.data.listing import Listed, look_up
+from lumiray.data.listing import Listed, refuse_changed, still_there
 from lumiray.data.slice_cache import SliceCache
 from lumiray.data.survivors import Kept, Sieve, Survivors, tabled_shards
 from lumiray.data.tar import MAX_ROW_BYTES, read_row
 from lumiray.data.whole_shards import bring, num_requests, rows_of
 from lumiray.errors import UserError
-from lumiray.storage import without_secrets
 from lumiray.system import BadRow, Row
 
 _OFFSETS_BYTES = 64 << 20  # of row offsets kept in memory by one process
@@ -63,14 +62,14 @@ class ShardSet:
         cache: SliceCache | None = None,
         told_by: np.ndarray | None = None,
     ) -> None:
-        folders = [storage.parent(each.url) for each in listed]
+        folders = _folders(listed)
         self.folders = tuple(dict.fromkeys(folders))
         numbers = {folder: number for number, folder in enumerate(self.folders)}
         self.folder_of = np.array([numbers[folder] for folder in folders], dtype=np.int32)
         # fixed-width arrays, not lists of objects: a million names take 10 to 20 MB and pickle at once
-        self.names = np.array([storage.base_name(each.url).encode("utf-8") for each in listed], dtype=np.bytes_)
-        self.marks = np.array([each.mark.encode() for each in listed], dtype=np.bytes_)
-        self.sizes = np.array([each.size for each in listed], dtype=np.int64)
+        self.names = np.array([url.rpartition("/")[2].encode("utf-8") for url, _, _ in listed], dtype=np.bytes_)
+        self.marks = np.array([mark.encode() for _, _, mark in listed], dtype=np.bytes_)
+        self.sizes = np.array([size for _, size, _ in listed], dtype=np.int64)
         self.stored_per_shard = np.asarray(rows_per_shard, dtype=np.int64)
         self.rows_per_shard = self.stored_per_shard if survivors is None else survivors.rows
         self.survivors = survivors
@@ -108,10 +107,11 @@ class ShardSet:
         """
         if not urls:
             raise UserError("There are no shards to open.")
-        listed = _listed(urls)
+        there = iter(still_there([url for url in urls if isinstance(url, str)]))
+        listed = [next(there) if isinstance(url, str) else url for url in urls]
         by_folder: dict[str, list[Listed]] = {}
-        for each in listed:
-            by_folder.setdefault(storage.parent(each.url), []).append(each)
+        for each, folder in zip(listed, _folders(listed), strict=True):
+            by_folder.setdefault(folder, []).append(each)
         tabled = {one.url: one for one in (tabled_shards(listed) if keep is not None else ())}
         known: dict[str, Known] = {}
         told: Told = {}
@@ -127,15 +127,15 @@ class ShardSet:
             if keep is not None:
                 left = Sieve(catalog, keep).up_to_date([tabled[shard.url] for shard in shards], scan_map)
                 kept.update((shard.url, one) for shard, one in zip(shards, left, strict=True))
-        told |= {url: (one.rows, INDEX) for url, one in known.items()}
-        rows, told_by = np.array([told[each.url] for each in listed], dtype=np.int64).T
+        rows = np.array([known[url].rows if url in known else told[url][0] for url, _, _ in listed], dtype=np.int64)
+        told_by = np.array([told[url][1] if url in told else INDEX for url, _, _ in listed], np.int8) if whole else None
         # the order of whole shards follows from their counts: the run is the same whatever told them
-        digests = ["" if whole else known[each.url].digest for each in listed]
+        digests = ["" if whole else known[url].digest for url, _, _ in listed]
         survivors = None
         if keep is not None:
             survivors = Survivors.of(keep, [kept[each.url] for each in listed])
             digests = [f"{one} {kept[each.url].digest}" for one, each in zip(digests, listed, strict=True)]
-        opened = cls(listed, rows, digests, index_folder, survivors, cache, told_by.astype(np.int8) if whole else None)
+        opened = cls(listed, rows, digests, index_folder, survivors, cache, told_by)
         if digest is not None and opened.digest != digest:
             raise UserError(
                 f"The shards are not those that the run began with: their digest is {opened.digest}, not {digest}. "
@@ -229,7 +229,7 @@ class ShardSet:
             rows = [_parsed(data, start - span.start, length, ordinal) for ordinal, start, length in span.rows]
             found |= {ordinal: row for (ordinal, _, _), row in zip(span.rows, rows, strict=True)}
             if any(isinstance(row, BadRow) for row in rows):
-                refuse_changed(span.shard)  # its rows are all in doubt then
+                refuse_changed(span.shard.listed)  # its rows are all in doubt then
             elif is_new and self.cache is not None and span.name is not None:  # only what was seen to be right is kept
                 self.cache.keep(span.name, data)
         return [found[int(unique[place])] for place in places.ravel()]
@@ -324,17 +324,25 @@ class ShardSet:
 
     def _digest(self, digests: Sequence[str]) -> str:
         """Of names, sizes, counts and offsets, not of marks or folders: the same for a faithful copy."""
-        digest = hashlib.blake2b(digest_size=16)
-        for number in range(len(self)):
-            about = (self.name_of(number), self.sizes[number], self.rows_per_shard[number], digests[number])
-            digest.update(("\x1f".join(map(str, about)) + "\n").encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        folders = [self._relative[number] for number in self.folder_of.tolist()]
+        paths = [folder + name.decode("utf-8") for folder, name in zip(folders, self.names.tolist(), strict=True)]
+        numbers = [map(str, column.tolist()) for column in (self.sizes, self.rows_per_shard)]
+        lines = map("\x1f".join, zip(paths, *numbers, digests, strict=True))
+        text = "".join(f"{line}\n" for line in lines)
+        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state.pop("starts", None)
         state["_offsets"] = OrderedDict()
         return state
+
+
+def _folders(listed: Sequence[Listed]) -> list[str]:
+    """The folder of each shard: few of them for very many shards."""
+    heads = [url[: url.rfind("/") + 1] for url, _, _ in listed]
+    folders = {head: storage.parent(head + "name") for head in set(heads)}
+    return [folders[head] for head in heads]
 
 
 def _shapes_of(shard: Listed, index_folder: str | None) -> np.ndarray:
@@ -348,12 +356,3 @@ def _parsed(data: bytes, start: int, length: int, ordinal: int) -> Row | BadRow:
         return read_row(data[start : start + length], ordinal)
     except BadRow as error:
         return error
-
-
-def _listed(urls: Sequence[str] | Sequence[Listed]) -> list[Listed]:
-    unknown = [url for url in urls if isinstance(url, str)]
-    there = look_up(unknown)
-    missing = [url for url in unknown if url not in there]
-    if missing:
-        raise UserError(f"{len(missing)} shards are not there any more, such as {without_secrets(missing[0])}.")
-    return [there[url] if isinstance(url, str) else url for url in urls]

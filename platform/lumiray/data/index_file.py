@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection
-from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from lumiray import storage
+from lumiray.uncollected import uncollected
 
 _Entry = TypeVar("_Entry")
 
@@ -32,7 +32,7 @@ def table_of(data: bytes) -> Any:
 
 
 def put_entries(entries: Collection[Any], kind: type, form: str, url: str) -> None:
-    """Write dataclasses of texts and whole numbers, a column for each field.
+    """Write dataclasses or named tuples of texts and whole numbers, a column for each field.
 
     Args:
         kind: their class.
@@ -40,12 +40,13 @@ def put_entries(entries: Collection[Any], kind: type, form: str, url: str) -> No
     """
     import pyarrow as pa
 
-    types = {"str": pa.string(), "int": pa.int64()}
-    schema = pa.schema([(field.name, types[str(field.type)]) for field in fields(kind)], metadata={"form": form})
+    types = {str: pa.string(), int: pa.int64()}
+    schema = pa.schema([(name, types[of]) for name, of in get_type_hints(kind).items()], metadata={"form": form})
     columns = [[getattr(entry, name) for entry in entries] for name in schema.names]
     put_table(pa.table(columns, schema=schema), url)
 
 
+@uncollected
 def entries_of(data: bytes, kind: type[_Entry], form: str) -> list[_Entry] | None:
     """What `put_entries` wrote; None for a file of another form, which is then made again."""
     import pyarrow as pa
@@ -56,5 +57,5 @@ def entries_of(data: bytes, kind: type[_Entry], form: str) -> list[_Entry] | Non
         return None
     if (table.schema.metadata or {}).get(b"form") != form.encode():
         return None
-    columns = [table[field.name].to_pylist() for field in fields(kind)]  # type: ignore[arg-type]
-    return [kind(*values) for values in zip(*columns, strict=True)]
+    columns = [table[name].to_numpy().tolist() for name in get_type_hints(kind)]  # `to_pylist` takes five times as long
+    return list(map(kind, *columns))

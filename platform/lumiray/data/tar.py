@@ -105,7 +105,7 @@ def members(window: Window) -> Iterator[Member | None]:
         size = header.size
         if header.kind not in b"LKxg":
             size = _pax_size(pax, size, offset) if header.has_data else 0
-        data = offset + BLOCK
+        data = _past_map(window, block, offset) if header.kind == b"S" else offset + BLOCK
         if data + padded(size) > window.size:
             raise TarError(f"{size} bytes of {header.name[:100]!r} should follow, the file ends before", offset)
         if header.kind in b"LKxg":
@@ -122,6 +122,17 @@ def members(window: Window) -> Iterator[Member | None]:
             yield Member(name, start, data, size)
         long_name, pax = None, {}
         offset = start = data + padded(size)
+
+
+def _past_map(window: Window, block: bytes, offset: int) -> int:
+    """Where the data of a sparse file of GNU's old form begin: behind blocks of its map that no size counts."""
+    place, flag = offset + BLOCK, 482
+    while block[flag]:
+        block, flag = window.read(place, BLOCK), 504
+        if len(block) < BLOCK:
+            raise TarError("it ends inside the map of a sparse file", offset)
+        place += BLOCK
+    return place
 
 
 def _pax_size(pax: dict[str, str], size: int, offset: int) -> int:

@@ -64,11 +64,11 @@ def _manifest(folder: str, shards: Sequence[Listed], problems: list[str]) -> dic
     if manifest is None:
         return {}
     told = {storage.join(folder, shard.name): shard for shard in manifest.shards}
-    there = set(storage.list_names(folder))
+    there = {shard.url for shard in shards} | {storage.join(folder, name) for name in storage.list_names(folder)}
     problems.extend(
-        f"{without_secrets(folder)}: {shard.name} stands in the manifest and is missing"
-        for shard in manifest.shards
-        if shard.name not in there
+        f"{without_secrets(folder)}: {storage.base_name(url)} stands in the manifest and is missing"
+        for url in told
+        if url not in there
     )
     problems.extend(
         f"{without_secrets(shard.url)}: does not stand in the manifest of its folder"

@@ -20,8 +20,8 @@ from contextlib import AbstractContextManager, nullcontext
 from lumiray import storage
 from lumiray.data.catalog import Catalog, Rows
 from lumiray.data.fetch import Window
-from lumiray.data.fetch_rows import LONGEST_SLICE, SLICE_ROWS, Shard, Span, in_any_turn, refuse_changed
-from lumiray.data.listing import Listed
+from lumiray.data.fetch_rows import LONGEST_SLICE, SLICE_ROWS, Shard, Span, in_any_turn
+from lumiray.data.listing import refuse_changed
 from lumiray.data.slice_cache import SliceCache, name_of, one_at_a_time
 from lumiray.data.tar import scan_shard, scan_window
 
@@ -40,7 +40,7 @@ def rows_of(shard: Shard, catalog: Catalog, cache: SliceCache | None) -> Rows:
     Raises:
         UserError: it cannot be read to its end, or has changed since it was listed.
     """
-    listed = Listed(shard.url, shard.size, shard.mark)
+    listed = shard.listed
     if not storage.is_s3(shard.url):
         _read_ahead(storage.local_path(shard.url))
     rows = catalog.indexed_rows(listed)
@@ -90,7 +90,7 @@ def _taken(shard: Shard, cache: SliceCache | None) -> Rows:
         intake.close()
     else:
         scan = scan_shard(shard.url)
-        refuse_changed(shard)
+        refuse_changed(shard.listed)
     return Rows(scan.row_offsets, scan.row_lengths)
 
 
@@ -152,4 +152,4 @@ class _Intake:
         upto = min(self._shard.size, max(stop, begin + _AT_ONCE * REQUEST_BYTES))
         wanted = [(self._shard.url, at, min(REQUEST_BYTES, upto - at)) for at in range(begin, upto, REQUEST_BYTES)]
         self._held, self._start = b"".join([held, *storage.s3_ranges(wanted)]), low
-        refuse_changed(self._shard)  # before anything of it is kept: what came is of the shard that was listed
+        refuse_changed(self._shard.listed)  # before anything of it is kept: what came is of the shard that was listed

@@ -109,7 +109,7 @@ def _digests(command: LabelCommand, listed: list[Listed]) -> list[str]:
         "phrases": NounPhrases(command.options.phrases_model).version,
         "threshold": command.options.threshold,
     }
-    return [_digest(common | {"shard": dataclasses.asdict(one)}) for one in listed]
+    return [_digest(common | {"shard": one._asdict()}) for one in listed]
 
 
 def _digest(value: Any) -> str:

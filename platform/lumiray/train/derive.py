@@ -15,7 +15,7 @@ import numpy as np
 
 from lumiray.config import JobConfig
 from lumiray.data.index import ShardSet
-from lumiray.data.listing import Listed, find
+from lumiray.data.listing import Listed, still_there
 from lumiray.data.parallel import open_shards, ray_map
 from lumiray.data.shard_file import ShardFile, staged
 from lumiray.errors import UserError
@@ -86,7 +86,7 @@ def _write(job: JobConfig, stage: Stage, listed: list[Listed], folder: str) -> l
     left_out = sum(ray_map(_write_shard, todo))
     if left_out:
         print(f"note: {left_out} rows of {stage.derives} cannot be used and were left out", flush=True)
-    found = find(folder)
+    found = still_there([join(folder, name) for name in names])
     if not any(one.size > 2 * 512 for one in found):
         raise UserError(f"{job.slug}/{stage.name}: no row of {stage.derives} can be used.")
     return found

@@ -17,6 +17,8 @@ class NumberedConfig:
     """The row at which every process ends."""
     record: str | None = None
     """A folder where every micro-batch that is trained on is noted."""
+    ballast_bytes: int = 0
+    """Of zeros that every row carries besides, so that blocks are as large as those of photographs."""
     pause_s: float = 0.0
     """What a forward pass takes."""
 

@@ -63,7 +63,9 @@ class Numbered(System):
         if draw is not None:
             noise = draw.random()
             pixels = pixels * draw.uniform(0.6, 0.9) + draw.uniform(0, 25, pixels.shape)
-        return {"pixels": pixels.astype(np.uint8), "drawn": np.float64(noise), "process": np.int64(os.getpid())}
+        arrays = {"pixels": pixels.astype(np.uint8), "drawn": np.float64(noise), "process": np.int64(os.getpid())}
+        ballast = {"ballast": np.zeros(self.config.ballast_bytes, np.uint8)} if self.config.ballast_bytes else {}
+        return arrays | ballast
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         if self.config.journal is not None:
