@@ -43,8 +43,8 @@ def test_a_reason_is_short() -> None:
 def test_the_time_of_a_trial_goes_on_in_another_process() -> None:
     unused: Any = None
     course = Course(unused, unused, lambda: None, unused, unused, [])
-    course.times[0] = (10.0, 0.0)
-    assert [course.seconds(0, here) for here in (1.0, 5.0, 2.0, 3.0)] == [11.0, 15.0, 17.0, 18.0]
+    course.times[0] = 10.0
+    assert [course.seconds(0, more) for more in (1.0, 4.0, 2.0, 1.0)] == [11.0, 15.0, 17.0, 18.0]
 
 
 @pytest.fixture(scope="module")
