@@ -102,6 +102,11 @@ def _check_population(options: SearchOptions, every: int) -> None:
         )
     if options.trials < 2:
         raise UserError(f"--scheduler {name} --trials {options.trials}: a population has at least 2, better 8.")
+    if name == "pb2":
+        try:
+            import sklearn  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"--scheduler pb2 needs scikit-learn ({error}): pip install 'lumiray[pb2]'.") from None
     if options.grace is not None and options.grace % every:
         raise UserError(
             f"--grace {options.grace} is not a multiple of --evaluate.every {every}: --scheduler {name} compares "
