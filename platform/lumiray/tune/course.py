@@ -8,7 +8,7 @@ Over         ends the study: told to stop, or something is wrong with all of it
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from ray.tune.search import Searcher
 from lumiray import __version__
 from lumiray.config import JobConfig
 from lumiray.errors import RunFailure, UserError
-from lumiray.evaluate.chart import short_number
 from lumiray.storage import join
 from lumiray.train.manifest import folder_of
+from lumiray.tune.generations import said_values
 from lumiray.tune.shares import TrialShare
 from lumiray.tune.space import Space, with_values
 from lumiray.tune.study import State, Study, Trial, database_errors
@@ -235,15 +235,6 @@ def _end(study: Study, state: str, figures: Sequence[float], result: dict[str, A
         return f"done: {study.said(figures)}; front: trials {', '.join(str(one.number) for one in front)}"
     best_words = f"; best: {front[0].value:.5g} of trial {front[0].number}" if front else ""
     return f"done: {study.said(figures)}{best_words}"
-
-
-def said_values(values: Mapping[str, Any]) -> str:
-    """A trial's values in words."""
-    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
-
-
-def _short(value: Any) -> str:
-    return short_number(value) if isinstance(value, float) else str(value)
 
 
 def say(text: str) -> None:

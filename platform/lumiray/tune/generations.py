@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lumiray.evaluate.chart import short_number
+
 GENERATIONS = "generations"  # attribute of a trial
 
 
@@ -53,5 +55,12 @@ def lineage(number: int, generations: Sequence[Generation]) -> Iterator[str]:
     """What a trial took over from others, a line each."""
     for one in generations:
         if one.parent:
-            words = ", ".join(f"{field} {value}" for field, value in one.values.items())
-            yield f"trial {number}, step {one.step}: took over trial {one.parent[0]}, with {words}"
+            values = said_values(one.values)
+            yield f"    step {one.step}: trial {number} goes on from trial {one.parent[0]} with {values}"
+
+
+def said_values(values: Mapping[str, Any]) -> str:
+    """A trial's values in words."""
+    return ", ".join(
+        f"{name} {short_number(value) if isinstance(value, float) else value}" for name, value in values.items()
+    )

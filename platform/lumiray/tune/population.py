@@ -16,8 +16,8 @@ from typing import Any
 from lumiray.errors import UserError
 from lumiray.storage import NotThere, join, read_bytes, remove_tree, write_atomically
 from lumiray.train.retention import KEEP
-from lumiray.tune.course import Course, said_values, say
-from lumiray.tune.generations import GENERATIONS, Generation, plain
+from lumiray.tune.course import Course, say
+from lumiray.tune.generations import GENERATIONS, Generation, plain, said_values
 from lumiray.tune.space import Space
 from lumiray.tune.study import Trial
 from lumiray.tune.trial import TrialSpec

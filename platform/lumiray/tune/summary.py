@@ -10,6 +10,7 @@ from lumiray.errors import RunFailure, UserError
 from lumiray.evaluate.chart import short_number
 from lumiray.settings_file import to_yaml
 from lumiray.storage import absolute, base_name
+from lumiray.tune.generations import lineage
 from lumiray.tune.place import place_of
 from lumiray.tune.study import GIVEN, Study, Trial, open_study
 
@@ -73,6 +74,10 @@ def _lines(study: Study, name: str) -> Iterator[str]:
     yield from _table([columns(study), *(row_of(one, study) for one in trials)])
     if given := study.given():
         yield f"learnt from {len(given)} trials of {given[0].notes[GIVEN]['study']}"
+    if taken := [line for one in trials for line in lineage(one.number, one.generations)]:
+        yield ""
+        yield "taken over (the values above are the last ones; those before them, also of other trials, led to the result)"
+        yield from taken
     failed = [one for one in trials if one.notes.get("reason")]
     if failed:
         yield ""
