@@ -56,7 +56,12 @@ def best_settings(output: str, storage: str | None, number: int | None = None) -
     study = named_study(output, storage)
     trial = chosen(study, output, number)
     end = study.said(trial.figures) if trial.figures else trial.state
-    return f"# trial {trial.number} of study {study_name(output)}: {end}\n" + to_yaml(study.job_of(trial))
+    said = f"# trial {trial.number} of study {study_name(output)}: {end}\n"
+    if len(trial.generations) > 1:
+        said += (
+            f"# It changed its values on the way; these are the last ones, and its result is in trials/{trial.folder}\n"
+        )
+    return said + to_yaml(study.job_of(trial))
 
 
 def shown(output: str, storage: str | None) -> str:
@@ -76,7 +81,7 @@ def _lines(study: Study, name: str) -> Iterator[str]:
         yield f"learnt from {len(given)} trials of {given[0].notes[GIVEN]['study']}"
     if taken := [line for one in trials for line in lineage(one.number, one.generations)]:
         yield ""
-        yield "taken over (the values above are the last ones; those before them, also of other trials, led to the result)"
+        yield "taken over (above are the last values; those before them, also of other trials, led to the result)"
         yield from taken
     failed = [one for one in trials if one.notes.get("reason")]
     if failed:
