@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,18 @@ class LastFails(Sum):
         return super().step()
 
 
+class DiesOnce(Sum):
+    """The process of a trial dies in its second generation."""
+
+    def step(self) -> dict[str, Any]:
+        """One stretch."""
+        output = Path(str(self._spec.job.run.output))
+        if output.name == "1" and not (died := output.parents[1] / "died").exists():
+            died.touch()
+            os._exit(1)
+        return super().step()
+
+
 def drive(folder: Path, scheduler: str, kind: type[Sum] = Sum, stop_at: int = STEPS) -> Study:
     """A study of sums, run as `search.drive` does, which is told to stop once a trial has told of a step."""
     about = {"system": "cidnet", "metric": "psnr", "scheduler": scheduler, "job": to_yaml(default_job("cidnet"))}
@@ -92,6 +106,7 @@ def drive(folder: Path, scheduler: str, kind: type[Sum] = Sum, stop_at: int = ST
         run_config=tune.RunConfig(
             name=f"sums-{uuid.uuid4().hex[:12]}",
             storage_path=ray_scratch(),
+            failure_config=tune.FailureConfig(max_failures=1),
             callbacks=[Recorder(course)],
             stop=Stops(course),
             verbose=0,
@@ -107,65 +122,81 @@ def lives(study: Study) -> list[tuple[Any, ...]]:
     return [(one.number, one.state, one.curve, one.generations) for one in study.trials()]
 
 
-@pytest.fixture(autouse=True)
-def _tune_as_in_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TUNE_DISABLE_STRICT_METRIC_CHECKING": "1", "RAY_AIR_NEW_OUTPUT": "0"}.items():
-        monkeypatch.setenv(name, value)
+@pytest.fixture(scope="module", autouse=True)
+def _tune_as_in_a_search() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"TUNE_DISABLE_STRICT_METRIC_CHECKING": "1", "RAY_AIR_NEW_OUTPUT": "0"}.items():
+            patch.setenv(name, value)
+        yield
 
 
-@pytest.mark.parametrize("scheduler", ["pbt", "pb2"])
-def test_the_worst_go_on_from_checkpoints_of_the_best_also_over_a_stop(
-    tmp_path: Path, ray_address: str, scheduler: str
-) -> None:
-    study = drive(tmp_path / "whole", scheduler)
+@pytest.fixture(scope="module", params=["pbt", pytest.param("pb2", marks=pytest.mark.slow)])
+def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Study:
+    """One that nothing disturbed."""
+    return drive(tmp_path_factory.mktemp("whole") / "study", request.param)
+
+
+def test_the_worst_go_on_from_checkpoints_of_the_best(study: Study) -> None:
     trials = study.trials()
-    born = [(one, life) for one in trials for life in one.generations if life.parent]
-    assert born, lives(study)
     sums = {one.number: dict(one.curve) for one in trials}
     for one in trials:
-        assert one.values == one.generations[-1].values  # of `study best`, too
         for step in range(EVERY, STEPS + 1, EVERY):
             life = [found for found in one.generations if found.step < step][-1]
             before = step - EVERY
             source = life.parent[0] if life.parent and life.step == before else one.number
             start = sums[source][before] if before else 0.0
             assert sums[one.number][step] == start + EVERY * life.values["lr"]
+    born = [(one, life) for one in trials for life in one.generations if life.parent]
+    assert born, lives(study)
     for one, life in born:
         assert life.parent is not None
         ranked = sorted(trials, key=lambda found: sums[found.number][life.step])
         assert (one.number, life.parent[0]) == (ranked[0].number, ranked[-1].number)
-        assert all(axis.over.low <= life.values[axis.field] <= axis.over.high for axis in SPACE.axes)  # type: ignore[union-attr]
-    params = [dict(one.params) for one in study._study.trials]
-    assert params == [dict(one.values) for one in trials]
+        for axis in SPACE.axes:
+            assert isinstance(axis.over, Interval)
+            assert axis.over.low <= life.values[axis.field] <= axis.over.high
 
-    stopped = drive(tmp_path / "stopped", scheduler, stop_at=2 * EVERY)
+
+def test_a_checkpoint_is_held_until_the_next_decision(study: Study) -> None:
+    trials = Path(str(study.place.local)).parent / "trials"
+    steps = {
+        folder_of(str(trials / str(life.parent[0]) / str(life.parent[1])), life.step): life.step
+        for one in study.trials()
+        for life in one.generations
+        if life.parent
+    }
+    held = {at for at in steps if Path(at, KEEP).exists()}
+    assert held == {at for at, step in steps.items() if step == study.decided}
+
+
+def test_a_users_hold_stays(tmp_path: Path) -> None:
+    write_atomically(str(tmp_path / KEEP), b"mine")
+    Population._hold(str(tmp_path))
+    Population._release(str(tmp_path))
+    assert (tmp_path / KEEP).read_bytes() == b"mine"
+
+
+@pytest.mark.slow
+def test_lineage_is_the_same_over_a_stop(tmp_path: Path, study: Study) -> None:
+    scheduler = str(study.about["scheduler"])
+    stopped = drive(tmp_path / "study", scheduler, stop_at=2 * EVERY)
     assert {one.state for one in stopped.trials()} == {"running"}
     unsaid = stopped.trials()[0]  # as if a driver had been killed while it wrote decisions down
     stopped.live(0, [*unsaid.generations, Generation(3 * EVERY, unsaid.values, (1, 0))])
-    assert lives(drive(tmp_path / "stopped", scheduler)) == lives(study)
+    assert lives(drive(tmp_path / "study", scheduler)) == lives(study)
 
 
+@pytest.mark.slow
+def test_lineage_is_the_same_over_a_process_that_dies(tmp_path: Path, study: Study) -> None:
+    again = drive(tmp_path / "study", str(study.about["scheduler"]), DiesOnce)
+    assert (tmp_path / "study" / "trials" / "died").exists()
+    assert lives(again) == lives(study)
+
+
+@pytest.mark.slow
 def test_a_population_goes_on_without_the_one_that_fails(tmp_path: Path, ray_address: str) -> None:
     trials = drive(tmp_path / "study", "pbt", LastFails).trials()
     assert [one.state for one in trials] == ["failed" if one.number == FAILING else "done" for one in trials]
     parents = [life.parent[0] for one in trials for life in one.generations if life.parent]
     assert parents
     assert FAILING not in parents
-
-
-def test_a_checkpoint_is_held_until_the_next_decision_and_a_users_hold_stays(tmp_path: Path, ray_address: str) -> None:
-    study = drive(tmp_path / "study", "pbt")
-    held = {
-        folder_of(str(tmp_path / "study" / "trials" / str(life.parent[0]) / str(life.parent[1])), life.step): life.step
-        for one in study.trials()
-        for life in one.generations
-        if life.parent
-    }
-    assert {at for at, step in held.items() if Path(at, KEEP).exists()} == {
-        at for at, step in held.items() if step == study.decided
-    }
-    mine = tmp_path / "mine"
-    write_atomically(str(mine / KEEP), b"mine")
-    Population._hold(str(mine))
-    Population._release(str(mine))
-    assert (mine / KEEP).read_bytes() == b"mine"

@@ -247,6 +247,7 @@ def test_trials_that_fail_are_marked_with_their_reason_and_the_study_goes_on(
         (("--grace", "5"), "--grace needs --scheduler asha, hyperband or median"),
         (("--storage", "mysql://a"), "--storage must be postgresql://"),
         (("--resume", "never"), "--resume is of one run"),
+        (("--scheduler", "pbt", "--evaluate.every", "2", "--algorithm", "tpe"), "leave out --algorithm"),
         (("--space", "nowhere.yaml"), "--space nowhere.yaml: cannot be read"),
         (("--algorithm", "grid", "--space", str(ROOT / "models/lumizoo/cidnet/space.yaml")), "lr has no end of them"),
         (("--storage", "postgresql://me:hush@127.0.0.1:9/s"), "postgresql://127.0.0.1:9/s cannot be used"),

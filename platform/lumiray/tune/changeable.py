@@ -56,7 +56,8 @@ def check_changeable(space: Space, job: JobConfig, scheduler: str, source: str) 
         if why:
             raise UserError(
                 f"{source}: {axis.field} cannot change within a run, as --scheduler {scheduler} would have it: it "
-                f"decides {why}. Give it on the command line, or search it with --scheduler asha."
+                f"decides {why}. Leave it out of --space and give it on the command line, or search it with "
+                "--scheduler asha."
             )
 
 
