@@ -108,3 +108,19 @@ def test_a_population_whose_driver_was_killed_ends_as_one_whose_driver_was_not(
     code, text = start(killed, ray_address, *places, *options(space)).finish()
     assert code == 0, text
     assert lives(study_of(killed)) == lives(whole)
+
+
+@pytest.mark.slow
+def test_trials_of_two_workers_wait_for_each_other_at_the_same_step(
+    tmp_path: Path, ray_address: str, places: tuple[str, ...], space: str
+) -> None:
+    output = tmp_path / "study"
+    length = ("--steps", "4", "--evaluate.every", "2", "--scheduler", "pbt", "--trials", "2", "--workers", "2")
+    code, text = start(output, ray_address, *places, "--space", space, *length, "--seed", "4").finish()
+    assert code == 0, text
+    first, second = study_of(output).trials()
+    assert [one.state for one in (first, second)] == ["done", "done"]
+    (parent,) = [life.parent for one in (first, second) for life in one.generations if life.parent]
+    child = second if parent[0] == first.number else first
+    assert open_checkpoint(str(run_of(output, child.number, 0))).step == 2  # it did not run on
+    assert open_checkpoint(str(run_of(output, child.number, 1))).step == 4
