@@ -31,7 +31,7 @@ from lumiray.tune.options import SearchOptions, check_options, grid_size
 from lumiray.tune.place import place_of
 from lumiray.tune.space import Space, check_space, fields_of
 from lumiray.tune.space_file import find_space
-from lumiray.tune.study import Study, Trial, described, open_study
+from lumiray.tune.study import Study, Trial, database_errors, described, open_study
 from lumiray.tune.summary import study_name
 
 if TYPE_CHECKING:  # it imports ray, which the checks do without
@@ -214,5 +214,6 @@ def _population(course: Course, options: SearchOptions, space: Space) -> tuple[l
     run = course.job.run
     course.space = space
     population = Population(course, space, options.grace or run.evaluate.every, run.seed, course.share.at_once)
-    numbers = population.begin()
+    with database_errors(course.study.place):
+        numbers = population.begin()
     return numbers, {"search_alg": Members(course), "scheduler": make_exploit(options, population)}
