@@ -56,7 +56,7 @@ bench: env ## every benchmark; one JSON file under benchmarks/results
 	$(PYTHON) benchmarks/collect.py
 
 lock: $(UV) ## resolve requirements.lock anew
-	$(UV) pip compile -q --no-header --no-annotate --generate-hashes --no-emit-index-url --extra dev --extra tracking --extra dashboards --extra postgresql --extra phrases pyproject.toml -o requirements.lock
+	$(UV) pip compile -q --no-header --no-annotate --generate-hashes --no-emit-index-url --extra dev --extra tracking --extra dashboards --extra postgresql --extra pb2 --extra phrases pyproject.toml -o requirements.lock
 
 clean: ## remove what was built, keep runs
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache build dist

@@ -43,8 +43,8 @@ def test_a_reason_is_short() -> None:
 def test_the_time_of_a_trial_goes_on_in_another_process() -> None:
     unused: Any = None
     course = Course(unused, unused, lambda: None, unused, unused, [])
-    course.times[0] = (10.0, 0.0)
-    assert [course.seconds(0, here) for here in (1.0, 5.0, 2.0, 3.0)] == [11.0, 15.0, 17.0, 18.0]
+    course.times[0] = 10.0
+    assert [course.seconds(0, more) for more in (1.0, 4.0, 2.0, 1.0)] == [11.0, 15.0, 17.0, 18.0]
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +247,7 @@ def test_trials_that_fail_are_marked_with_their_reason_and_the_study_goes_on(
         (("--grace", "5"), "--grace needs --scheduler asha, hyperband or median"),
         (("--storage", "mysql://a"), "--storage must be postgresql://"),
         (("--resume", "never"), "--resume is of one run"),
+        (("--scheduler", "pbt", "--evaluate.every", "2", "--algorithm", "tpe"), "leave out --algorithm"),
         (("--space", "nowhere.yaml"), "--space nowhere.yaml: cannot be read"),
         (("--algorithm", "grid", "--space", str(ROOT / "models/lumizoo/cidnet/space.yaml")), "lr has no end of them"),
         (("--storage", "postgresql://me:hush@127.0.0.1:9/s"), "postgresql://127.0.0.1:9/s cannot be used"),

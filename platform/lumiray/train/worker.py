@@ -35,6 +35,7 @@ class WorkerSpec:
         classes: of the zero-shot evaluation, if there is one.
         resume_from: address of a checkpoint to start from, or None for the newest in the run's output.
         threads: threads of one worker for work on the CPU.
+        until: step after which this start of the run ends with a checkpoint, as if it had been told to stop then.
     """
 
     job: JobConfig
@@ -48,6 +49,7 @@ class WorkerSpec:
     marks: Marks
     resume_from: str | None = None
     classes: Classes | None = None
+    until: int | None = None
 
 
 def work(spec: WorkerSpec, board: Any) -> None:
@@ -154,8 +156,12 @@ def _train(spec: WorkerSpec, board: Any, manifest: Any, feed: Any, device: Any) 
     if position is not None:
         loop.counters = Counters(**position)
     watch = StopWatch(board)
+
+    def stop_requested() -> bool:
+        return watch.stop_requested() or (spec.until is not None and loop.counters.step >= spec.until)
+
     try:
-        done = loop.train(watch.stop_requested)
+        done = loop.train(stop_requested)
         checkpointer.wait()
         dist.barrier()
         if rank == 0:

@@ -19,11 +19,12 @@ from ray.tune.search import Searcher
 from lumiray import __version__
 from lumiray.config import JobConfig
 from lumiray.errors import RunFailure, UserError
-from lumiray.evaluate.chart import short_number
 from lumiray.storage import join
+from lumiray.train.manifest import folder_of
+from lumiray.tune.generations import said_values
 from lumiray.tune.shares import TrialShare
-from lumiray.tune.space import with_values
-from lumiray.tune.study import Study, Trial, database_errors
+from lumiray.tune.space import Space, with_values
+from lumiray.tune.study import State, Study, Trial, database_errors
 from lumiray.tune.trial import DONE, ENDED, FIGURES, MISTAKE, REASON, STEP, TrialSpec
 
 TRIALS = "trials"
@@ -38,6 +39,7 @@ class Course:
         new: begins one more trial; None when there are enough.
         board: where trials are asked to stop.
         left: trials that a driver before this one left running.
+        space: of a population, whose trials change their values.
     """
 
     study: Study
@@ -46,40 +48,69 @@ class Course:
     share: TrialShare
     board: Any
     left: list[Trial]
+    space: Space | None = None
     stopped: bool = False
     mistake: Exception | None = None
-    times: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """Seconds that a trial took in processes before this one, and in this one."""
+    times: dict[int, float] = field(default_factory=dict)
+    """Seconds that trials took."""
 
-    def seconds(self, number: int, here: float) -> float:
-        """Seconds of a trial in all, from those in its present process; where they are fewer, that is a new one."""
-        before, last = self.times[number]
-        self.times[number] = (before + last if here < last else before, here)
-        return round(sum(self.times[number]), 1)
+    @property
+    def over(self) -> bool:
+        """Whether the study ends now: told to stop, or something is wrong with all of it."""
+        return self.stopped or self.mistake is not None
+
+    def seconds(self, number: int, more: float) -> float:
+        """Seconds of a trial in all, with those since it was last heard of."""
+        self.times[number] += more
+        return round(self.times[number], 1)
 
     def stop(self) -> None:
         """Let all trials end after their step, with a checkpoint."""
         self.stopped = True
         self.board.stop.remote()
 
-    def next_trial(self) -> dict[str, Any] | None:
-        """The next trial as Tune's configuration; None at the end of the study."""
+    def next_trial(self) -> tuple[Trial, TrialSpec] | None:
+        """The next trial, and what it is to run; None at the end of the study."""
         for trial in self._trials():
             try:
-                job = with_values(self.job, trial.values, f"trial {trial.number}")
+                spec = self.spec(trial)
             except UserError as error:
-                self.study.finish(trial.number, "failed", reason=str(error))
+                self.finish(trial.number, "failed", reason=str(error))
                 say(f"trial {trial.number} cannot be: {error}")
                 continue
-            output = join(str(self.job.run.output), TRIALS, str(trial.number))
-            job = replace(job, run=replace(job.run, output=output))
-            self.study.note(trial.number, seed=job.run.seed, version=__version__)
-            self.times[trial.number] = (float(trial.notes.get("seconds", 0.0)), 0.0)
-            words = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items())
-            say(f"trial {trial.number} {'goes on' if trial.curve else 'begins'}: {words}")
-            spec = TrialSpec(job, tuple(one.name for one in self.study.metrics), self.share.resources, self.board)
-            return {"number": trial.number, "spec": spec}
+            self.study.note(trial.number, seed=spec.job.run.seed, version=__version__)
+            self.times[trial.number] = float(trial.notes.get("seconds", 0.0))
+            say(f"trial {trial.number} {'goes on' if trial.curve else 'begins'}: {said_values(trial.values)}")
+            return trial, spec
         return None
+
+    def spec(self, trial: Trial) -> TrialSpec:
+        """What a trial is to run.
+
+        Raises:
+            UserError: its values do not go together.
+        """
+        job = with_values(self.job, trial.values, f"trial {trial.number}")
+        run = replace(job.run, output=self.output(trial.folder))
+        if trial.generations and (parent := trial.generations[-1].parent):
+            start = self.checkpoint(parent, trial.generations[-1].step)
+            run = replace(run, resume=start, accept_changes=tuple(trial.values))
+        figures = tuple(one.name for one in self.study.metrics)
+        return TrialSpec(replace(job, run=run), figures, self.share.resources, self.board)
+
+    def finish(self, number: int, state: State, figures: Sequence[float] = (), **notes: Any) -> None:
+        """Record a trial's end; in a population the values that it ended with count."""
+        if self.space is not None:
+            self.study.settle(number, self.space)
+        self.study.finish(number, state, figures, **notes)
+
+    def output(self, folder: str) -> str:
+        """Where a trial's run is."""
+        return join(str(self.job.run.output), TRIALS, folder)
+
+    def checkpoint(self, generation: tuple[int, int], step: int) -> str:
+        """Where the checkpoint of (trial, generation) after some steps is."""
+        return folder_of(self.output(join(*map(str, generation))), step)
 
     def _trials(self) -> Iterator[Trial]:
         while self.left:
@@ -98,11 +129,12 @@ class Suggester(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration."""
         course = self._course
-        if course.stopped or course.mistake:
+        if course.over:
             return Searcher.FINISHED
         try:
             with database_errors(course.study.place):
-                return course.next_trial() or Searcher.FINISHED
+                found = course.next_trial()
+            return {"number": found[0].number, "spec": found[1]} if found else Searcher.FINISHED
         except Exception as error:  # Tune would only log it
             course.mistake = error
             return Searcher.FINISHED
@@ -152,7 +184,7 @@ class Recorder(Callback):
             raise UserError(result[MISTAKE])
         if ENDED in result and result[ENDED] == "interrupted":
             return
-        seconds = self.course.seconds(number, result["time_total_s"])
+        seconds = self.course.seconds(number, result["time_this_iter_s"])
         figures = result.get(FIGURES, ())
         if figures:
             study.report(number, result[STEP], figures[0])
@@ -160,10 +192,12 @@ class Recorder(Callback):
         if not result.get(DONE):
             say(f"trial {number}: {study.said(figures)} at step {result[STEP]}")
             return
-        if self.course.stopped or self.course.mistake:
+        if self.course.over:
             return
         state = result.get(ENDED, "stopped")
-        study.finish(number, state, figures, seconds=seconds, **{"reason": result[REASON]} if REASON in result else {})
+        self.course.finish(
+            number, state, figures, seconds=seconds, **{"reason": result[REASON]} if REASON in result else {}
+        )
         say(f"trial {number} {_end(study, state, figures, result)}")
 
     @_recorded
@@ -172,7 +206,7 @@ class Recorder(Callback):
         number = int(trial.config["number"])
         lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
         reason = f"its process failed {trial.num_failures} times; at last: {lines[-1] if lines else 'without a word'}"
-        self.course.study.finish(number, "failed", reason=reason[:500])
+        self.course.finish(number, "failed", reason=reason[:500])
         say(f"trial {number} failed: {reason}")
 
 
@@ -188,7 +222,7 @@ class Over(Stopper):
 
     def stop_all(self) -> bool:
         """Whether the study ends now."""
-        return self._course.stopped or self._course.mistake is not None
+        return self._course.over
 
 
 def _end(study: Study, state: str, figures: Sequence[float], result: dict[str, Any]) -> str:
@@ -201,10 +235,6 @@ def _end(study: Study, state: str, figures: Sequence[float], result: dict[str, A
         return f"done: {study.said(figures)}; front: trials {', '.join(str(one.number) for one in front)}"
     best_words = f"; best: {front[0].value:.5g} of trial {front[0].number}" if front else ""
     return f"done: {study.said(figures)}{best_words}"
-
-
-def _short(value: Any) -> str:
-    return short_number(value) if isinstance(value, float) else str(value)
 
 
 def say(text: str) -> None:

@@ -32,6 +32,11 @@ def earlier_trials(options: SearchOptions, slug: str, space: Space, output: str)
         raise UserError(
             f"--learn-from {source} looked for --metric {study.about['metric']}, and this study for {options.metric}."
         )
+    if any(one.generations for one in study.trials()):
+        raise UserError(
+            f"--learn-from {source} trained a population: its trials changed their values on the way, and none of them "
+            "tells what its last values are worth."
+        )
     fields, own = set(searched(study)), {axis.field for axis in space.axes}
     if fields != own:
         differing = ", ".join(sorted(fields ^ own))

@@ -22,12 +22,12 @@ class SearchOptions:
     """Trials of the study in all; the same command with more of them goes on from those that there are."""
     space: str | None = None
     """YAML file that says what is varied; if not given, the one that the system ships."""
-    algorithm: Literal["tpe", "random", "grid"] = "tpe"
-    """Where values come from: tpe learns from the trials before (Optuna), random, or grid (every combination)."""
-    scheduler: Literal["none", "asha", "hyperband", "median"] = "none"
-    """Which trials end early: asha keeps a quarter at 1, 4, ... x --grace; hyperband, some later; median, a half."""
+    algorithm: Literal["tpe", "random", "grid"] | None = None
+    """Where values come from: tpe learns from the trials before (if not given); random; grid (every combination)."""
+    scheduler: Literal["none", "asha", "hyperband", "median", "pbt", "pb2"] = "none"
+    """Ends trials early: asha, hyperband, median; or trains a population, the worst taking over the best: pbt, pb2."""
     grace: int | None = None
-    """Steps that every trial runs before it may be ended; if not given, up to the first evaluation."""
+    """Steps before a trial may be ended, or between two takings over; if not given, up to the first evaluation."""
     learn_from: str | None = None
     """Output of another study of the same system, metric and fields, whose trials tpe learns from, too."""
     storage: str | None = None
@@ -43,6 +43,16 @@ class SearchOptions:
     def metrics(self) -> tuple[Metric, ...]:
         """What is to be best."""
         return metrics_of(str(self.metric))
+
+    @property
+    def trains_population(self) -> bool:
+        """Whether trials take over one another's checkpoints."""
+        return self.scheduler in ("pbt", "pb2")
+
+    @property
+    def source(self) -> str:
+        """The algorithm: the one that is given, or the usual one of the scheduler."""
+        return self.algorithm or ("random" if self.trains_population else "tpe")
 
 
 def check_options(options: SearchOptions, job: JobConfig) -> None:
@@ -70,15 +80,38 @@ def check_options(options: SearchOptions, job: JobConfig) -> None:
             f"--scheduler {options.scheduler} needs --evaluate.every: it ends trials by the evaluations on their way."
         )
     if options.scheduler == "none" and options.grace is not None:
-        raise UserError("--grace needs --scheduler asha, hyperband or median: nothing ends trials early.")
-    if options.learn_from and options.algorithm != "tpe":
-        raise UserError(f"--learn-from needs --algorithm tpe: {options.algorithm} learns nothing.")
+        raise UserError("--grace needs --scheduler asha, hyperband or median, pbt or pb2: nothing ends trials early.")
+    if options.trains_population:
+        _check_population(options, job.run.evaluate.every)
+    if options.learn_from and options.source != "tpe":
+        raise UserError(f"--learn-from needs --algorithm tpe: {options.source} learns nothing.")
     if options.storage and not options.storage.startswith(("postgresql://", "postgresql+")):
         raise UserError("--storage must be postgresql://USER@HOST/NAME; without it the study is a file in --output.")
     if job.run.resume != "auto":
         raise UserError("--resume is of one run; a search goes on from what is in its --output.")
     if options.gpus_per_trial and job.run.workers > 1 and options.gpus_per_trial != job.run.workers:
         raise UserError(f"--gpus-per-trial {options.gpus_per_trial:g}: {job.run.workers} workers take one GPU each.")
+
+
+def _check_population(options: SearchOptions, every: int) -> None:
+    name = options.scheduler
+    if options.source != "random":
+        raise UserError(
+            f"--scheduler {name} chooses values itself once trials run, which {options.source} cannot follow: leave "
+            "out --algorithm, and the population begins with random ones."
+        )
+    if options.trials < 2:
+        raise UserError(f"--scheduler {name} --trials {options.trials}: a population has at least 2, better 8.")
+    if name == "pb2":
+        try:
+            import sklearn  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"--scheduler pb2 needs scikit-learn ({error}): pip install 'lumiray[pb2]'.") from None
+    if options.grace is not None and options.grace % every:
+        raise UserError(
+            f"--grace {options.grace} is not a multiple of --evaluate.every {every}: --scheduler {name} compares "
+            "trials by the evaluation of that step."
+        )
 
 
 def grid_size(space: Space) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lumiray import __version__
-from lumiray.errors import RunFailure, check_number
+from lumiray.errors import RunFailure, UserError, check_number
 from lumiray.storage import absolute, join
 from lumiray.tune.lease import lease
 from lumiray.tune.options import SearchOptions
@@ -54,12 +54,17 @@ def repeat(output: str, number: int | None, seeds: int, storage: str | None = No
         seeds: how many, from 1 on; the study's own seed is left out, for the winner was chosen under it.
 
     Raises:
-        UserError: no such trial, or fewer than two seeds.
+        UserError: no such trial, one without settings that could be repeated, or fewer than two seeds.
         RunFailure, Interrupted: as a search does.
     """
     check_number("seeds", seeds, 2)
     study = named_study(output, storage)
     trial = chosen(study, output, number)
+    if len(trial.generations) > 1:
+        raise UserError(
+            f"Trial {trial.number} went on from other trials' checkpoints and changed its values on the way, so it has "
+            "no settings to repeat. Name a trial that did not with --trial, or search again under another --seed."
+        )
     job = study.job_of(replace(trial, values={}))
     folder = join(absolute(output), "repeats", str(trial.number))
     job = replace(job, run=replace(job.run, output=folder))

@@ -8,6 +8,7 @@ from lumiray.evaluate.page import page
 from lumiray.evaluate.report import REPORT, Chart
 from lumiray.storage import join, write_atomically
 from lumiray.tune.charts import bars, cost, curves, front_chart, parallel, slices
+from lumiray.tune.generations import lineage
 from lumiray.tune.study import JOB, Study
 from lumiray.tune.summary import columns, counted, row_of, searched, sought
 
@@ -57,6 +58,7 @@ def write_study_report(study: Study, output: str, name: str) -> str:
         parallel=parallel(trials, best, fields, metric),
         charts=charts,
         columns=columns(study),
+        taken=[line.strip() for one in trials for line in lineage(one.number, one.generations)],
         rows=[("best" if one in front else one.state, row_of(one, study)) for one in trials],
         settings=[(key, value) for key, value in study.about.items() if key != JOB],
     )

@@ -13,7 +13,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lumiray import __version__
 from lumiray.config import JobConfig, check_run
@@ -24,14 +24,18 @@ from lumiray.storage import absolute, exists, join
 from lumiray.train.chain import IDENTITY
 from lumiray.train.checks import check_job, independent_of_here
 from lumiray.train.launch import make_stream, on_signals
+from lumiray.tune.changeable import check_changeable
 from lumiray.tune.earlier import earlier_trials
 from lumiray.tune.lease import lease
 from lumiray.tune.options import SearchOptions, check_options, grid_size
 from lumiray.tune.place import place_of
 from lumiray.tune.space import Space, check_space, fields_of
 from lumiray.tune.space_file import find_space
-from lumiray.tune.study import Study, Trial, described, open_study
+from lumiray.tune.study import Study, Trial, database_errors, described, open_study
 from lumiray.tune.summary import study_name
+
+if TYPE_CHECKING:  # it imports ray, which the checks do without
+    from lumiray.tune.course import Course
 
 CARRIED_OUT = {  # how trials are carried out; the study goes on under other values
     *("output", "workers", "device", "retries", "resume", "accept_changes", "data.decoders", "data.index"),
@@ -57,8 +61,10 @@ def search(job: JobConfig, options: SearchOptions, space: Space | None = None) -
     job = _one_stage(independent_of_here(job))
     given, source = (space, "the space") if space is not None else find_space(job.slug, options.space)
     check_space(given, job, source)
-    if options.algorithm == "grid":
+    if options.source == "grid":
         grid_size(given)
+    if options.trains_population:
+        check_changeable(given, job, options.scheduler, source)
     output = str(job.run.output)
     if exists(join(output, IDENTITY)):
         raise UserError(f"--output {output} holds a run; give the study a folder of its own.")
@@ -75,13 +81,16 @@ def search(job: JobConfig, options: SearchOptions, space: Space | None = None) -
         if options.grace is not None and options.grace > stream.total_steps:
             raise UserError(f"--grace {options.grace} is longer than a trial, which has {stream.total_steps} steps.")
         study.take(given, earlier, str(options.learn_from))
-        most = min(options.trials, grid_size(given)) if options.algorithm == "grid" else options.trials
+        most = min(options.trials, grid_size(given)) if options.source == "grid" else options.trials
 
         def next_trial() -> Trial | None:
+            if options.trains_population:
+                enough = sum(bool(one.generations) for one in study.trials()) >= most
+                return None if enough else study.draw(given, job.run.seed)
             enough = len(study.trials()) >= most
-            return None if enough else study.ask(given, options.algorithm, job.run.seed)
+            return None if enough else study.ask(given, options.source, job.run.seed)
 
-        drive(study, options, job, next_trial)
+        drive(study, options, job, next_trial, given)
     return study
 
 
@@ -97,7 +106,9 @@ def about(job: JobConfig, options: SearchOptions, space: Space) -> dict[str, Any
     """What a study is: a search goes on only as that."""
     grace = options.grace if options.scheduler != "none" else None
     found: dict[str, Any] = {"system": job.slug, "version": __version__, "metric": options.metric}
-    found |= {"algorithm": options.algorithm, "scheduler": options.scheduler, "grace": grace}
+    found |= {"algorithm": options.source, "scheduler": options.scheduler, "grace": grace}
+    if options.trains_population:
+        found["trials"] = options.trials  # a population begins as a whole
     if options.learn_from:
         found["learn_from"] = absolute(options.learn_from)
     for name in fields_of(job.slug):
@@ -117,12 +128,15 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
-def drive(study: Study, options: SearchOptions, job: JobConfig, new: Callable[[], Trial | None]) -> None:
+def drive(
+    study: Study, options: SearchOptions, job: JobConfig, new: Callable[[], Trial | None], space: Space | None = None
+) -> None:
     """Let Tune run trials until the study is over.  Ray must be up.
 
     Args:
         job: what trials vary; its output is the study's.
         new: begins one more trial; None when there are enough.
+        space: what a population changes.
 
     Raises:
         UserError, RunFailure, Interrupted: see `search`.
@@ -138,8 +152,7 @@ def drive(study: Study, options: SearchOptions, job: JobConfig, new: Callable[[]
 
     from lumiray.train.board import Board
     from lumiray.train.cluster import ray_scratch
-    from lumiray.tune.course import Course, Over, Recorder, Suggester, outcome
-    from lumiray.tune.schedule import make_scheduler, replayed
+    from lumiray.tune.course import Course, Over, Recorder, outcome
     from lumiray.tune.shares import trial_share
     from lumiray.tune.trial import TrialRun
 
@@ -149,19 +162,17 @@ def drive(study: Study, options: SearchOptions, job: JobConfig, new: Callable[[]
     board: Any = Board.remote()  # type: ignore[attr-defined]
     trials = study.trials()
     course = Course(study, job, new, share, board, [one for one in trials if one.state == "running"])
-    scheduler = make_scheduler(options, job.run.evaluate.every, LONG)
-    replayed(scheduler, [one for one in trials if one.state in ("done", "stopped")])
     print(f"{len(trials)} of {options.trials} trials are there; {share.at_once} run at once", flush=True)
+    if options.trains_population and space is not None:
+        numbers, how = _population(course, options, space)
+    else:
+        numbers, how = None, _trial_by_trial(course, options)
+    if numbers == []:  # Tune would take it for no grid at all
+        return outcome(course)
     tuner = tune.Tuner(
         tune.with_resources(TrialRun, tune.PlacementGroupFactory([share.process])),
-        tune_config=tune.TuneConfig(
-            search_alg=Suggester(course),
-            scheduler=scheduler,
-            num_samples=-1,
-            max_concurrent_trials=share.at_once,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
-        ),
+        param_space={"number": tune.grid_search(numbers)} if numbers else None,
+        tune_config=tune.TuneConfig(**how, reuse_actors=True, trial_dirname_creator=lambda trial: str(trial.trial_id)),
         run_config=tune.RunConfig(
             name=f"lumiray-search-{uuid.uuid4().hex[:12]}",
             storage_path=ray_scratch(),
@@ -178,3 +189,31 @@ def drive(study: Study, options: SearchOptions, job: JobConfig, new: Callable[[]
     if course.stopped:
         raise Interrupted(f"stopped; trials that ran left checkpoints in {job.run.output}; the same command continues.")
     outcome(course)
+
+
+def _trial_by_trial(course: Course, options: SearchOptions) -> dict[str, Any]:
+    """How Tune is to run trials of which each is begun when there is place for it."""
+    from lumiray.tune.course import Suggester
+    from lumiray.tune.schedule import make_scheduler, replayed
+
+    scheduler = make_scheduler(options, course.job.run.evaluate.every, LONG)
+    replayed(scheduler, [one for one in course.study.trials() if one.state in ("done", "stopped")])
+    return {
+        "search_alg": Suggester(course),
+        "scheduler": scheduler,
+        "num_samples": -1,
+        "max_concurrent_trials": course.share.at_once,
+    }
+
+
+def _population(course: Course, options: SearchOptions, space: Space) -> tuple[list[int], dict[str, Any]]:
+    """The numbers of a population's trials, and how Tune is to run them."""
+    from lumiray.tune.exploit import Members, make_exploit
+    from lumiray.tune.population import Population
+
+    run = course.job.run
+    course.space = space
+    population = Population(course, space, options.grace or run.evaluate.every, run.seed, course.share.at_once)
+    with database_errors(course.study.place):
+        numbers = population.begin()
+    return numbers, {"search_alg": Members(course), "scheduler": make_exploit(options, population)}

@@ -144,12 +144,12 @@ def check_space(space: Space, job: JobConfig, source: str) -> None:
                     f"{source}: {axis.field} depends on {name}, which is not varied above it.{near(name, before)}"
                 )
             allowed[name] = values[0]
-        for value in _ends(axis, source):
+        for value in ends(axis, source):
             with_values(job, allowed | {axis.field: value}, source)
         before[axis.field] = axis
 
 
-def _ends(axis: Axis, source: str) -> tuple[Any, ...]:
+def ends(axis: Axis, source: str) -> tuple[Any, ...]:
     """Values of an axis that stand for all of them.
 
     Raises:

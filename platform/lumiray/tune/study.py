@@ -8,29 +8,29 @@ plain JSON in a database: nothing is unpickled.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import Any, Literal
 
 import optuna
 import yaml
-from optuna.trial import BaseTrial, FixedTrial, TrialState
+from optuna.trial import TrialState
 
 from lumiray.config import JobConfig
 from lumiray.errors import RunFailure, UserError
 from lumiray.identity import compare
 from lumiray.settings_file import job_from
-from lumiray.storage import without_secrets
+from lumiray.storage import join, without_secrets
+from lumiray.tune.draw import combination, drawn, fixed, quiet, sampler
+from lumiray.tune.generations import GENERATIONS, Generation, of_notes, plain
 from lumiray.tune.metric import Metric, metrics_of
-from lumiray.tune.options import values_of
 from lumiray.tune.place import Place
-from lumiray.tune.space import Axis, Choice, Interval, Space, Whole, with_values
+from lumiray.tune.space import Axis, Choice, Space, Whole, with_values
 
 ABOUT, JOB = "lumiray", "job"  # attributes of a study: what it is; in it, the job that its trials vary
 GIVEN = "given"  # attribute of a trial that another study ran
+DECIDED = "decided"  # attribute of the study of a population
 State = Literal["running", "done", "stopped", "failed"]
 STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -47,7 +47,7 @@ class Trial:
     """One trial as it is recorded.
 
     Args:
-        values: of the fields that it varies, plain as in YAML, by dotted name.
+        values: of the fields that it varies, plain as in YAML, by dotted name; the newest where they change on the way.
         curve: (step, the first metric) of its evaluations, by step.
         figures: all metrics at its end, of a trial that is done.
         notes: what else was written down: `reason`, `seconds`, `seed`, `version`.
@@ -64,6 +64,17 @@ class Trial:
     def value(self) -> float | None:
         """The first metric at its end, of a trial that is done."""
         return self.figures[0] if self.figures else None
+
+    @property
+    def generations(self) -> tuple[Generation, ...]:
+        """Its stretches, of a trial in a population."""
+        return of_notes(self.notes)
+
+    @property
+    def folder(self) -> str:
+        """Where its run is, below the study's trials: in a population the run of its newest generation."""
+        number = str(self.number)
+        return join(number, str(len(self.generations) - 1)) if self.generations else number
 
     @property
     def last(self) -> float | None:
@@ -121,14 +132,11 @@ class Study:
         for one in trials if not self.trials() else ():
             if one.number in taken:
                 continue
-            fixed = FixedTrial({field: _category(value) for field, value in one.values.items()})
-            for axis in space.axes:
-                if axis.field in one.values:
-                    _suggested(fixed, axis)
+            given = fixed(space, one.values)
             template = optuna.create_trial(
                 values=list(one.figures),
-                params=fixed.params,
-                distributions=fixed.distributions,
+                params=given.params,
+                distributions=given.distributions,
                 user_attrs={"values": dict(one.values), GIVEN: {"study": source, "trial": one.number}},
                 intermediate_values=dict(one.curve),
             )
@@ -161,17 +169,14 @@ class Study:
         The draw depends on the seed, the trial's number and the trials before it, not on how often a driver was killed.
         """
         number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = _sampler(algorithm, seed, number)
+        self._study.sampler = sampler(algorithm, seed, number)
         if algorithm == "grid":
             waiting = any(one.state == TrialState.WAITING for one in self._study.get_trials(deepcopy=False))
             number -= waiting  # a driver was killed between these two lines
             if not waiting:
                 self._study.enqueue_trial(combination(space, number))
         asked = self._study.ask()
-        values: dict[str, Any] = {}
-        for axis in space.axes:
-            if axis.applies(values):
-                values[axis.field] = _suggested(asked, axis)
+        values = drawn(space, asked)
         asked.set_user_attr("values", values)
         self.place.publish()
         return Trial(asked.number, "running", values)
@@ -182,6 +187,43 @@ class Study:
         asked.set_user_attr("values", dict(values))
         self.place.publish()
         return Trial(asked.number, "running", values)
+
+    def draw(self, space: Space, seed: int) -> Trial:
+        """Begin a trial of a population, with random values that depend on the seed and its number alone.
+
+        As they will change, they are Optuna's parameters only at the trial's end.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        half = bool(trials) and GENERATIONS not in trials[-1].user_attrs  # a driver was killed between these lines
+        number = trials[-1].number if half else self._study.ask().number
+        with quiet():
+            first = Generation(0, drawn(space, optuna.create_study(sampler=sampler("random", seed, number)).ask()))
+        self.live(number, [first])
+        self.place.publish()
+        return Trial(number, "running", first.values, notes={GENERATIONS: plain([first])})
+
+    def live(self, number: int, generations: Sequence[Generation]) -> None:
+        """Record the generations of a running trial, in place of those recorded before."""
+        self.note(number, **{GENERATIONS: plain(generations)})
+
+    @property
+    def decided(self) -> int:
+        """Of a population: the last step at which it was decided who takes over whom; later generations are void."""
+        return int(self._study.user_attrs.get(DECIDED, 0))
+
+    def decide(self, step: int) -> None:
+        """All that was decided at a step is recorded now."""
+        self._study.set_user_attr(DECIDED, step)
+        self.place.publish()
+
+    def settle(self, number: int, space: Space) -> None:
+        """Make the newest values of a running trial Optuna's parameters."""
+        storage, trial_id = self._study._storage, self._id(number)
+        one = storage.get_trial(trial_id)
+        given = fixed(space, _trial(one).values)
+        for name, over in given.distributions.items():
+            if name not in one.params:  # a driver may have been killed between two of them
+                storage.set_trial_param(trial_id, name, over.to_internal_repr(given.params[name]), over)
 
     def report(self, number: int, step: int, value: float) -> None:
         """Record the first metric of a running trial after some steps; what is recorded for them already stays."""
@@ -225,49 +267,9 @@ class Study:
 def _trial(one: optuna.trial.FrozenTrial) -> Trial:
     notes = dict(one.user_attrs)
     values = notes.pop("values", {})
+    values = generations[-1].values if (generations := of_notes(notes)) else values
     figures = tuple(one.values) if one.state == TrialState.COMPLETE else ()
     return Trial(one.number, STATES[one.state], values, tuple(sorted(one.intermediate_values.items())), figures, notes)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Optuna's notes on its own experiments are not for the user of a search."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        yield
-
-
-def _sampler(algorithm: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    drawn = (seed * 1_000_003 + number) % 2**32
-    with quiet():
-        if algorithm == "tpe":
-            return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=drawn)
-        return optuna.samplers.RandomSampler(seed=drawn)
-
-
-def _suggested(asked: BaseTrial, axis: Axis) -> Any:
-    over = axis.over
-    with quiet():
-        if isinstance(over, Interval):
-            return asked.suggest_float(axis.field, over.low, over.high, log=over.log)
-        if isinstance(over, Whole):
-            return asked.suggest_int(axis.field, over.low, over.high, step=over.step)
-        named = {_category(one): one for one in over.values}
-        return named[asked.suggest_categorical(axis.field, list(named))]
-
-
-def _category(value: Any) -> Any:
-    """A choice as Optuna keeps it: lists as text."""
-    return value if value is None or isinstance(value, (bool, int, float, str)) else json.dumps(value)
-
-
-def combination(space: Space, number: int) -> dict[str, Any]:
-    """The values of a grid's trial as Optuna keeps them; the last axis changes fastest."""
-    everything = list(product(*(values_of(axis.over) for axis in space.axes)))
-    chosen = everything[number % len(everything)]
-    return {axis.field: _category(one) for axis, one in zip(space.axes, chosen, strict=True)}
 
 
 def described(space: Space) -> dict[str, str]:

@@ -10,6 +10,7 @@ from lumiray.errors import RunFailure, UserError
 from lumiray.evaluate.chart import short_number
 from lumiray.settings_file import to_yaml
 from lumiray.storage import absolute, base_name
+from lumiray.tune.generations import lineage
 from lumiray.tune.place import place_of
 from lumiray.tune.study import GIVEN, Study, Trial, open_study
 
@@ -55,7 +56,12 @@ def best_settings(output: str, storage: str | None, number: int | None = None) -
     study = named_study(output, storage)
     trial = chosen(study, output, number)
     end = study.said(trial.figures) if trial.figures else trial.state
-    return f"# trial {trial.number} of study {study_name(output)}: {end}\n" + to_yaml(study.job_of(trial))
+    said = f"# trial {trial.number} of study {study_name(output)}: {end}\n"
+    if len(trial.generations) > 1:
+        said += (
+            f"# It changed its values on the way; these are the last ones, and its result is in trials/{trial.folder}\n"
+        )
+    return said + to_yaml(study.job_of(trial))
 
 
 def shown(output: str, storage: str | None) -> str:
@@ -73,6 +79,10 @@ def _lines(study: Study, name: str) -> Iterator[str]:
     yield from _table([columns(study), *(row_of(one, study) for one in trials)])
     if given := study.given():
         yield f"learnt from {len(given)} trials of {given[0].notes[GIVEN]['study']}"
+    if taken := [line for one in trials for line in lineage(one.number, one.generations)]:
+        yield ""
+        yield "taken over (above are the last values; those before them, also of other trials, led to the result)"
+        yield from taken
     failed = [one for one in trials if one.notes.get("reason")]
     if failed:
         yield ""
