@@ -184,12 +184,8 @@ def parser() -> argparse.ArgumentParser:
         look.add_argument("--storage", help="its database, if the search had one: postgresql://USER@HOST/NAME")
 
     listed = _verb(verbs, "systems", _systems, "list all systems: task, stages, published figures, state")
-    show = _verb(
-        listed.add_subparsers(metavar="show"),
-        "show",
-        _systems_show,
-        "one system: facts, licences, parameters, settings",
-    )
+    one = listed.add_subparsers(metavar="show")
+    show = _verb(one, "show", _systems_show, "one system: facts, licences, parameters, settings")
     show.add_argument("system", help="its name, as in the list")
     return top
 
